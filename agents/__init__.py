@@ -1,0 +1,1 @@
+"""Deep Q-learning agents with spiking networks: learner, evaluation, saved agents."""

@@ -1,0 +1,234 @@
+"""Typed, validated configuration of a training run. Unknown keys and wrong types are refused."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from snn_rl.errors import ConfigError, SnnRlError
+from snn_rl.pruning import schedule
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+class NeuronConfig(_Section):
+    """The LIF neurons and how conversion initialises them."""
+
+    threshold: Literal["layer", "channel", "neuron"] = "layer"
+    """one trainable threshold per layer, channel or neuron"""
+    leak: Literal["layer", "channel", "neuron"] = "neuron"
+    """one trainable leak per layer, channel or neuron"""
+    leak_low: float = Field(default=0.02, ge=0, le=1)
+    """leaks start spread evenly from here ..."""
+    leak_high: float = Field(default=0.98, ge=0, le=1)
+    """... to here, so that fast and slow membranes lie side by side"""
+    percentile: float = Field(default=90.0, gt=0, le=100)
+    """of the positive membranes on calibration data: the starting threshold"""
+    surrogate: Literal["triangle", "arctan"] = "triangle"
+    gamma: float = Field(default=0.3, gt=0)
+    """height of the triangle, or steepness of the arctan"""
+
+
+class LearnerConfig(_Section):
+    """One training stage: roll-outs, replay, loss weights, optimiser."""
+
+    steps: int = Field(default=100_000, gt=0)
+    """environment steps of the stage at most, over all environments together"""
+    num_envs: int = Field(default=16, gt=0)
+    rollout: int = Field(default=16, gt=0)
+    """frames per environment between updates"""
+    replay: int = Field(default=50_000, ge=0)
+    """transitions kept; 0 trains on the newest roll-out alone, from its exact membranes"""
+    learning_starts: int = Field(default=1_000, ge=0)
+    """environment steps before the first update"""
+    updates: int = Field(default=16, gt=0)
+    """gradient steps after each roll-out"""
+    batch: int = Field(default=64, gt=0)
+    """segments per update (with replay)"""
+    segment: int = Field(default=1, gt=0)
+    """frames per segment (with replay) over which gradients flow"""
+    burn_in: int = Field(default=0, ge=0)
+    """frames before each segment that only build up the membranes"""
+    gamma: float = Field(default=0.99, ge=0, lt=1)
+    n_step: int = Field(default=3, gt=0)
+    td: list[float] = Field(default=[1.0, 1.0], min_length=2, max_length=2)
+    """weight of the Q-learning loss at the stage's start and end"""
+    distill: list[float] = Field(default=[0.0, 0.0], min_length=2, max_length=2)
+    """weight of the distillation loss at the stage's start and end"""
+    temperature: float = Field(default=0.3, gt=0)
+    """of the teacher's and the student's softmax over Q-values, in units of their scale"""
+    learning_rate: float = Field(default=1e-3, gt=0)
+    final_learning_rate: float = Field(default=0.05, ge=0, le=1)
+    """fraction of the learning rate left at the end (linear decay)"""
+    warmup: int = Field(default=0, ge=0)
+    """updates over which the learning rate rises from zero"""
+    max_grad_norm: float = Field(default=10.0, gt=0)
+    target_every: int = Field(default=200, gt=0)
+    """updates between two copies into the target network"""
+    epsilon: list[float] = Field(default=[1.0, 0.02], min_length=2, max_length=2)
+    """random actions at the stage's start and from `explore` on"""
+    explore: float = Field(default=0.2, gt=0, le=1)
+    """fraction of the stage over which epsilon falls"""
+    teacher_acts: float = Field(default=0.0, ge=0, le=1)
+    """fraction of the stage over which the teacher's share of the actions falls from 1 to 0"""
+    rate_penalty: float = Field(default=0.0, ge=0)
+    """weight of the mean spike rate in the loss"""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> LearnerConfig:
+        if 0 < self.replay < self.num_envs * (self.burn_in + self.segment + self.n_step + 1):
+            raise ValueError("replay is too small for one segment per environment")
+        if max(self.td) == 0 and max(self.distill) == 0:
+            raise ValueError("td and distill are both zero: nothing would be learnt")
+        if min(*self.td, *self.distill) < 0:
+            raise ValueError("td and distill weights must not be negative")
+        return self
+
+
+class ValidationConfig(_Section):
+    """Greedy episodes on seeds of their own; they choose the checkpoint and stop the stage."""
+
+    episodes: int = Field(default=32, gt=0)
+    every: int = Field(default=5_000, gt=0)
+    """environment steps between validations"""
+    target: float | None = None
+    """a stage stops once two disjoint sets of validation episodes both average this; without
+    it every stage uses up its steps"""
+
+
+class TrainConfig(_Section):
+    """A whole run: ANN, then spiking stages from `timesteps` down to `until`."""
+
+    env: str
+    seed: int = Field(default=0, ge=0)
+    timesteps: int = Field(default=5, ge=1)
+    """T, spiking steps per frame, of the first spiking stage"""
+    until: int = Field(default=1, ge=1)
+    """T of the last stage"""
+    step: int = Field(default=1, ge=1)
+    """timesteps removed per stage"""
+    skip: list[int] = []
+    """stages to leave out, e.g. [4, 2]"""
+    carry_membrane: bool = True
+    """membranes survive from frame to frame"""
+    rescale_leak: bool = False
+    """keep a frame's memory when T drops: leak ** (T_old / T_new)"""
+    teacher: str = "self"
+    """who labels frames when distilling: self (this run's ANN), full_state (an ANN that sees the
+    environment's info['full_state']), stack:N (an ANN that sees N frames), or a saved agent"""
+    stack: int = Field(default=1, ge=1)
+    """frames the network sees at once; 1 leaves memory to the membranes"""
+    hidden: list[int] = [128, 128]
+    """hidden layers for vector observations; images use the Nature CNN"""
+    flicker: float = Field(default=0.0, ge=0, le=1)
+    """probability of a blank frame in training"""
+    neurons: NeuronConfig = NeuronConfig()
+    privileged: LearnerConfig = LearnerConfig()
+    """training of the teacher, where it is not this run's ANN"""
+    ann: LearnerConfig = LearnerConfig()
+    spiking: LearnerConfig = LearnerConfig()
+    validation: ValidationConfig = ValidationConfig()
+    device: str = "auto"
+    threads: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainConfig:
+        self.stages()
+        teacher_stack(self.teacher)
+        if any(width < 1 for width in self.hidden):
+            raise ValueError("hidden layers need at least one unit")
+        return self
+
+    def stages(self) -> list[int]:
+        """Timesteps of the spiking stages. Raises SnnRlError for an impossible schedule."""
+        return schedule(self.timesteps, self.until, step=self.step, skip=self.skip)
+
+
+def teacher_stack(teacher: str) -> int | None:
+    """N of a teacher 'stack:N', None for other teachers. Raises SnnRlError for a bad N."""
+    if not teacher.startswith("stack:"):
+        return None
+    count = teacher.removeprefix("stack:")
+    if not count.isdigit() or int(count) < 2:
+        raise SnnRlError(f"teacher {teacher!r} needs a number of frames from 2, e.g. stack:4")
+    return int(count)
+
+
+def make_config(data: Mapping[str, Any], source: str = "configuration") -> TrainConfig:
+    """Validated configuration from plain data. Raises ConfigError with the path of the mistake."""
+    try:
+        return TrainConfig.model_validate(dict(data))
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {_explain(error)}") from None
+
+
+def load_preset(env_id: str) -> dict[str, Any]:
+    """The preset for an environment: the file of its name, or the one that lists it; else {}."""
+    for file in sorted(resources.files("snn_rl.configs").iterdir(), key=lambda f: f.name):
+        if file.name.endswith(".yaml"):
+            data = yaml.safe_load(file.read_text(encoding="utf-8"))
+            if data.get("env") == env_id and file.name == f"{env_id.replace('/', '-')}.yaml":
+                return dict(data)
+    return {}
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Plain data of a YAML configuration file. Raises ConfigError if it is not a mapping."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} must hold keys and values, e.g. 'env: CartPole-v1'")
+    return data
+
+
+def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Copy of `data` with 'section.key=value' settings applied; values are read as YAML."""
+    result = yaml.safe_load(yaml.safe_dump(data))
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        if not equals or not path:
+            raise ConfigError(f"--set {override!r} must look like key=value, e.g. ann.steps=20000")
+        *sections, key = path.split(".")
+        target = result
+        for section in sections:
+            target = target.setdefault(section, {})
+            if not isinstance(target, dict):
+                raise ConfigError(f"--set {path}: {section!r} is not a section")
+        try:
+            target[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {path}: {text!r} is not a YAML value") from None
+    return dict(result)
+
+
+def _explain(error: ValidationError) -> str:
+    """The first mistake: where, what, and what is allowed."""
+    first = error.errors()[0]
+    path = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        section = _section(first["loc"][:-1])
+        close = difflib.get_close_matches(str(first["loc"][-1]), section.model_fields, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        return f"unknown key '{path}'; {hint}allowed are {', '.join(section.model_fields)}"
+    message = first["msg"].removeprefix("Value error, ")
+    shown = "" if first["type"] in ("missing", "value_error") else f", not {first['input']!r}"
+    return f"{path + ': ' if path else ''}{message}{shown}"
+
+
+def _section(path: Sequence[Any]) -> type[BaseModel]:
+    section: Any = TrainConfig
+    for part in path:
+        section = section.model_fields[part].annotation
+    return section  # type: ignore[no-any-return]

@@ -1,0 +1,243 @@
+"""Q-learning and distillation on segments, the same for the ANN and every spiking stage.
+
+Sources: double DQN (van Hasselt et al. 2016), n-step targets, distillation of Q-values by the
+cross-entropy of softmax(Q / temperature) (Rusu et al. 2016), on frames the student visits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from snn_rl.agents.config import LearnerConfig
+from snn_rl.agents.replay import Segment
+from snn_rl.network import Network, SpikeHook, State
+
+
+class Learner:
+    """Updates a network from segments.
+
+    Args:
+        network: trained in place.
+        config: loss weights, optimiser, target network.
+        total_updates: length of the learning-rate schedule.
+        timesteps, carry_membrane: how the network is run.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        config: LearnerConfig,
+        *,
+        total_updates: int,
+        timesteps: int = 1,
+        carry_membrane: bool = True,
+    ) -> None:
+        self.network, self.config = network, config
+        self.timesteps, self.carry_membrane = timesteps, carry_membrane
+        self.total_updates = max(1, total_updates)
+        self.updates = 0
+        # Only bootstrapping needs a target network.
+        self.target = network.clone().requires_grad_(False) if max(config.td) > 0 else None
+        self.parameters = [p for p in network.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(self.parameters, lr=config.learning_rate, fused=True)
+
+    @property
+    def ahead(self) -> int:
+        """Frames needed behind a segment to bootstrap from."""
+        return self.config.n_step if self.target is not None else 0
+
+    @property
+    def progress(self) -> float:
+        """Fraction of the schedule that is done, 0 to 1."""
+        return min(1.0, self.updates / self.total_updates)
+
+    def learning_rate(self) -> float:
+        """Warm-up, then linear decay."""
+        config = self.config
+        rate = config.learning_rate * (1 - self.progress * (1 - config.final_learning_rate))
+        return rate * min(1.0, (self.updates + 1) / (config.warmup + 1))
+
+    def update(self, segment: Segment) -> dict[str, float]:
+        """One gradient step; returns the losses and the mean spike rate."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        loss, metrics = self.loss(segment)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        if not bool(torch.isfinite(norm)):
+            raise FloatingPointError(
+                "training diverged: the gradients are not finite; lower the learning rate"
+            )
+        self.optimizer.step()
+        self.network.constrain()
+        self.updates += 1
+        if self.target is not None and self.updates % self.config.target_every == 0:
+            self.target.load_state_dict(self.network.state_dict())
+        return metrics
+
+    def loss(self, segment: Segment) -> tuple[Tensor, dict[str, float]]:
+        """Weighted sum of the TD loss, the distillation loss and the spike-rate penalty."""
+        config = self.config
+        burn_in = 0 if segment.state is not None else config.burn_in
+        td_weight, distill_weight = (
+            _at(self.progress, weights) for weights in (config.td, config.distill)
+        )
+        rates: dict[str, Tensor] = {}
+        q, targets = self._forward(segment, burn_in, td_weight > 0, rates)
+        now = slice(burn_in, burn_in + len(q))
+        valid = self._tensor(segment.valid[now])
+        loss = q.new_zeros(())
+        metrics: dict[str, float] = {}
+        if targets is not None:
+            chosen = q.gather(2, self._tensor(segment.action[now]).unsqueeze(2)).squeeze(2)
+            td = _mean(functional.smooth_l1_loss(chosen, targets, reduction="none"), valid)
+            loss = loss + td_weight * td
+            metrics["td"] = float(td.detach())
+        if distill_weight > 0 and segment.teacher_q is not None:
+            teacher_q = self._tensor(segment.teacher_q[now])
+            distill = _mean(distillation(q, teacher_q, config.temperature), valid)
+            loss = loss + distill_weight * distill
+            same = (q.argmax(2) == teacher_q.argmax(2)).float()
+            metrics["distill"] = float(distill.detach())
+            metrics["agreement"] = float(_mean(same, valid))
+        if rates:
+            rate = mean_rate(rates, self.network)
+            metrics["spike_rate"] = float(rate.detach())
+            if config.rate_penalty > 0:
+                loss = loss + config.rate_penalty * rate
+        return loss, metrics
+
+    def _forward(
+        self, segment: Segment, burn_in: int, bootstrap: bool, rates: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Q-values [F, B, actions] of the frames between burn-in and bootstrap frames, and their
+        TD targets [F, B] where asked for; fills `rates` per layer."""
+        network, target = self.network, self.target
+        frames, start = self._tensor(segment.frames), self._tensor(segment.start)
+        end = len(frames) - self.ahead
+        state = segment.state or network.initial_state(frames.shape[1])
+
+        def observe(layer: str, spikes: Tensor) -> None:
+            rates[layer] = spikes.sum(1).mean()
+
+        if burn_in:
+            with torch.no_grad():
+                _, state = self._run(network, frames[:burn_in], state, start[:burn_in])
+        now = slice(burn_in, end)
+        q, state = self._run(network, frames[now], state, start[now], observe)
+        if target is None or not bootstrap:
+            return q, None
+        returns = n_step_returns(
+            segment.reward[burn_in:],
+            segment.terminated[burn_in:],
+            segment.truncated[burn_in:],
+            gamma=self.config.gamma,
+            n=self.ahead,
+        )
+        index = self._tensor(returns.index), torch.arange(frames.shape[1], device=q.device)
+        with torch.no_grad():
+            if not state:  # a network without state needs the bootstrap frames alone
+                final = frames[burn_in:][index]
+                online, _ = self._run(network, final, (), None)
+                value, _ = self._run(target, final, (), None)
+            else:
+                # The target runs over the same frames with membranes of its own.
+                after, _ = self._run(network, frames[end:], state, start[end:])
+                online = torch.cat([q, after])[index]
+                own = target.initial_state(frames.shape[1])
+                whole, _ = self._run(target, frames, own, start)
+                value = whole[burn_in:][index]
+            best = value.gather(2, online.argmax(2, keepdim=True)).squeeze(2)
+        return q, self._tensor(returns.total) + self._tensor(returns.discount) * best
+
+    def _tensor(self, array: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array).to(self.network.device)
+
+    def _run(
+        self,
+        network: Network,
+        frames: Tensor,
+        state: State,
+        start: Tensor | None,
+        on_spikes: SpikeHook | None = None,
+    ) -> tuple[Tensor, State]:
+        result: tuple[Tensor, State] = network(
+            frames,
+            state,
+            start,
+            timesteps=self.timesteps,
+            carry_membrane=self.carry_membrane,
+            on_spikes=on_spikes,
+        )
+        return result
+
+
+@dataclass(frozen=True)
+class Returns:
+    """n-step returns, [F - n, B] each: target = total + discount * value(frame `index`)."""
+
+    total: NDArray[np.float32]
+    discount: NDArray[np.float32]
+    index: NDArray[np.int64]
+
+
+def n_step_returns(
+    reward: NDArray[np.float32],
+    terminated: NDArray[np.bool_],
+    truncated: NDArray[np.bool_],
+    *,
+    gamma: float,
+    n: int,
+) -> Returns:
+    """Discounted rewards of up to `n` steps and where to bootstrap.
+
+    Termination ends a return; truncation bootstraps at the episode's final frame, which follows
+    the truncated step; otherwise the frame `n` steps later counts.
+
+    Args:
+        reward, terminated, truncated: of the step after each frame, [F, B].
+    """
+    length = len(reward) - n
+    total = np.zeros_like(reward[:length])
+    alive = np.ones(total.shape, np.bool_)
+    index = np.arange(n, n + length)[:, None] + np.zeros(total.shape, np.int64)
+    discount = np.full_like(total, gamma**n)
+    for k in range(n):
+        now = slice(k, k + length)
+        total += alive * np.float32(gamma**k) * reward[now]
+        cut = alive & truncated[now] & ~terminated[now]
+        index[cut] += k + 1 - n
+        discount[cut] = gamma ** (k + 1)
+        discount[alive & terminated[now]] = 0
+        alive &= ~(terminated[now] | truncated[now])
+    return Returns(total, discount, index)
+
+
+def distillation(q: Tensor, teacher_q: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy of softmax(Q / temperature) between teacher and student, [frames, batch]."""
+    wanted = functional.softmax(teacher_q / temperature, dim=2)
+    return -(wanted * functional.log_softmax(q / temperature, dim=2)).sum(2)
+
+
+def mean_rate(rates: Mapping[str, Tensor], network: Network) -> Tensor:
+    """Spikes per neuron per frame over all spiking neurons (read-out excluded)."""
+    sizes = {name: layer.size for name, layer in network.spiking.items()}
+    total = sum(sizes[name] * rate for name, rate in rates.items())
+    return torch.as_tensor(total / sum(sizes.values()))
+
+
+def _at(progress: float, ends: list[float]) -> float:
+    return ends[0] + (ends[1] - ends[0]) * progress
+
+
+def _mean(values: Tensor, valid: Tensor) -> Tensor:
+    return (values * valid).sum() / valid.sum().clamp_min(1)

@@ -1,0 +1,120 @@
+"""Records of a run on disk (metrics.jsonl, TensorBoard), clean stopping on signals."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+
+from torch.utils.tensorboard import SummaryWriter
+
+from snn_rl.agents.evaluation import Evaluation
+from snn_rl.agents.training import Monitor, Progress
+
+
+class StopFlag:
+    """Set by a signal (or by the caller) to end training cleanly."""
+
+    def __init__(self) -> None:
+        self.raised = False
+
+    @contextmanager
+    def on_signals(self) -> Iterator[StopFlag]:
+        """SIGINT and SIGTERM raise the flag; a second SIGINT interrupts at once."""
+
+        def raise_flag(number: int, _: FrameType | None) -> None:
+            if self.raised and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self.raised = True
+
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        previous = [signal.signal(number, raise_flag) for number in numbers]
+        try:
+            yield self
+        finally:
+            for number, handler in zip(numbers, previous, strict=True):
+                signal.signal(number, handler)
+
+
+class FileMonitor:
+    """Writes metrics.jsonl (one line a second at most, and every validation) and TensorBoard."""
+
+    def __init__(self, folder: Path, stop: StopFlag, seconds_between: float = 1.0) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.stop, self.pause = folder, stop, seconds_between
+        self.file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self.writer: SummaryWriter | None = None
+        self.stage = ""
+        self.written = 0.0
+
+    def progress(self, progress: Progress) -> None:
+        """Write a line unless the last one is too fresh."""
+        if time.monotonic() - self.written >= self.pause:
+            self._write(progress, None, None)
+
+    def validated(self, progress: Progress, evaluation: Evaluation) -> None:
+        """Write the validation's mean and the layers' spike rates."""
+        self._write(progress, evaluation.mean, evaluation)
+
+    def should_stop(self) -> bool:
+        """Whether the stop flag is raised."""
+        return self.stop.raised
+
+    def close(self) -> None:
+        """Flush and close the files."""
+        self.file.close()
+        if self.writer is not None:
+            self.writer.close()  # type: ignore[no-untyped-call]
+
+    def _write(
+        self, progress: Progress, validation: float | None, evaluation: Evaluation | None
+    ) -> None:
+        self.written = time.monotonic()
+        line = asdict(progress) | {"validation": validation}
+        self.file.write(json.dumps(line) + "\n")
+        self.file.flush()
+        values = {f"loss/{name}": value for name, value in progress.metrics.items()}
+        values["rollout/epsilon"] = progress.epsilon
+        values["rollout/steps_per_second"] = progress.steps / max(progress.seconds, 1e-9)
+        if progress.mean_reward is not None:
+            values["rollout/mean_reward"] = progress.mean_reward
+        if evaluation is not None:
+            values["validation/mean_reward"] = evaluation.mean
+            values |= {f"spike_rate/{n}": rate for n, rate in evaluation.spike_rates.items()}
+        writer = self._writer_for(progress.stage)
+        for name, value in values.items():
+            writer.add_scalar(name, value, progress.steps)  # type: ignore[no-untyped-call]
+
+    def _writer_for(self, stage: str) -> SummaryWriter:
+        if self.writer is None or stage != self.stage:
+            if self.writer is not None:
+                self.writer.close()  # type: ignore[no-untyped-call]
+            self.stage = stage
+            self.writer = SummaryWriter(self.folder / "tensorboard" / stage)  # type: ignore[no-untyped-call]
+        return self.writer
+
+
+class MonitorGroup:
+    """Passes everything on to several monitors; any of them may stop the run."""
+
+    def __init__(self, monitors: Sequence[Monitor]) -> None:
+        self.monitors = monitors
+
+    def progress(self, progress: Progress) -> None:
+        """Pass on."""
+        for monitor in self.monitors:
+            monitor.progress(progress)
+
+    def validated(self, progress: Progress, evaluation: Evaluation) -> None:
+        """Pass on."""
+        for monitor in self.monitors:
+            monitor.validated(progress, evaluation)
+
+    def should_stop(self) -> bool:
+        """Whether any monitor asks to stop."""
+        return any(monitor.should_stop() for monitor in self.monitors)

@@ -1,0 +1,102 @@
+"""Vectorised roll-outs: membranes are carried and reset per environment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import VectorEnv
+from numpy.typing import NDArray
+
+from snn_rl.agents.policy import Policy
+from snn_rl.agents.replay import SegmentReplay, Step
+from snn_rl.envs.observation import ObservationPipeline
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """Probabilities of a random action, and (otherwise) of the teacher's action."""
+
+    epsilon: float
+    teacher: float = 0.0
+
+
+class Rollout:
+    """Plays a policy in NEXT_STEP vector environments and stores what happens.
+
+    Args:
+        vector: from `snn_rl.envs.make_vector`; reset here.
+        env_id: for messages.
+        pipeline: from raw observations to frames.
+        policy: who plays; `policy.network` may be trained in place between calls.
+        teacher: labels every frame with its Q-values, with membranes of its own.
+        generator: all exploration draws come from it.
+    """
+
+    def __init__(
+        self,
+        vector: VectorEnv[Any, Any, Any],
+        env_id: str,
+        pipeline: ObservationPipeline,
+        policy: Policy,
+        teacher: Policy | None,
+        generator: np.random.Generator,
+    ) -> None:
+        count = vector.num_envs
+        self.vector, self.env_id, self.pipeline = vector, env_id, pipeline
+        self.policy, self.teacher, self.generator = policy, teacher, generator
+        self.state = policy.initial_state(count)
+        self.teacher_state = teacher.initial_state(count) if teacher else ()
+        observation, self.info = vector.reset()
+        self.frame = pipeline.encode(observation)
+        self.start = np.ones(count, np.bool_)
+        self.last = np.zeros(count, np.bool_)
+        self.returns = np.zeros(count)
+        self.lengths = np.zeros(count, np.int64)
+
+    def collect(
+        self, replay: SegmentReplay, frames: int, exploration: Exploration
+    ) -> list[tuple[float, int]]:
+        """Step all environments `frames` times; return and length of the episodes that ended."""
+        finished: list[tuple[float, int]] = []
+        for _ in range(frames):
+            finished += self._step(replay, exploration)
+        return finished
+
+    def _step(self, replay: SegmentReplay, exploration: Exploration) -> list[tuple[float, int]]:
+        seen = self.policy.view(self.frame, self.info, self.env_id)
+        q, self.state = self.policy.q_values(seen, self.state, self.start)
+        teacher_q = None
+        if self.teacher is not None:
+            shown = self.teacher.view(self.frame, self.info, self.env_id)
+            teacher_q, self.teacher_state = self.teacher.q_values(
+                shown, self.teacher_state, self.start
+            )
+        action = self._choose(q, teacher_q, exploration)
+        observation, reward, terminated, truncated, self.info = self.vector.step(action)
+        if not np.isfinite(reward).all():
+            raise ValueError(f"{self.env_id} returned a reward that is not a finite number")
+        step = Step(seen, self.start, self.last, action, reward, terminated, truncated, teacher_q)
+        replay.append(step)
+        self.returns += reward
+        self.lengths += ~self.last
+        ended = terminated | truncated
+        finished = [(float(self.returns[i]), int(self.lengths[i])) for i in np.flatnonzero(ended)]
+        self.returns[ended] = 0
+        self.lengths[ended] = 0
+        # NEXT_STEP: the frame after an end is the final one; the one after that starts anew.
+        self.frame = self.pipeline.encode(observation)
+        self.start, self.last = self.last, ended
+        return finished
+
+    def _choose(
+        self, q: NDArray[np.float32], teacher_q: NDArray[np.float32] | None, odds: Exploration
+    ) -> NDArray[np.int64]:
+        count, actions = q.shape
+        draws = self.generator.random((2, count))
+        action = q.argmax(1)
+        if teacher_q is not None:
+            action = np.where(draws[0] < odds.teacher, teacher_q.argmax(1), action)
+        random = self.generator.integers(actions, size=count)
+        return np.where(draws[1] < odds.epsilon, random, action)

@@ -1,0 +1,1 @@
+"""YAML presets of the training runs, shipped with the package."""

@@ -1,0 +1,43 @@
+"""Environments and the one observation pipeline that training, evaluation and play share.
+
+Importing registers ``PositionOnlyCartPole-v1`` and ``PixelCartPole-v1`` with Gymnasium.
+"""
+
+from gymnasium.envs.registration import register, registry
+
+from snn_rl.envs.cartpole import PixelCartPole, PositionOnlyCartPole, draw_cartpole
+from snn_rl.envs.spaces import EnvironmentSpec, UnsupportedEnvironment, check_spaces
+from snn_rl.envs.vector import (
+    Flicker,
+    RestoreError,
+    SeededEpisodes,
+    episode_seed,
+    make_vector,
+    restore,
+    snapshot,
+)
+
+for _name in ("PositionOnlyCartPole", "PixelCartPole"):
+    if f"{_name}-v1" not in registry:
+        register(
+            id=f"{_name}-v1",
+            entry_point=f"snn_rl.envs.cartpole:{_name}",
+            max_episode_steps=500,
+            reward_threshold=475.0,
+        )
+
+__all__ = [
+    "EnvironmentSpec",
+    "Flicker",
+    "PixelCartPole",
+    "PositionOnlyCartPole",
+    "RestoreError",
+    "SeededEpisodes",
+    "UnsupportedEnvironment",
+    "check_spaces",
+    "draw_cartpole",
+    "episode_seed",
+    "make_vector",
+    "restore",
+    "snapshot",
+]

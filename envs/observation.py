@@ -1,0 +1,118 @@
+"""From what an environment returns to the frame a network reads: one pipeline for all uses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from snn_rl.envs.spaces import EnvironmentSpec
+
+
+@dataclass(frozen=True)
+class ObservationPipeline:
+    """Vectors pass as float32; images become one grey uint8 frame of `side` x `side` pixels.
+
+    Attributes:
+        kind: "vector" or "image".
+        raw_shape: one observation as the environment returns it: (features,), (height, width) or
+            (height, width, channels) with 1 (grey) or 3 (RGB) channels.
+        side: edge of the frame in pixels (images).
+    """
+
+    kind: Literal["vector", "image"]
+    raw_shape: tuple[int, ...]
+    side: int = 84
+
+    @property
+    def frame_shape(self) -> tuple[int, ...]:
+        """Shape of one frame: (features,) or (1, side, side)."""
+        return self.raw_shape if self.kind == "vector" else (1, self.side, self.side)
+
+    @property
+    def pixels(self) -> bool:
+        """Whether frames are uint8 pixels."""
+        return self.kind == "image"
+
+    def encode(self, observations: NDArray[Any]) -> NDArray[Any]:
+        """Frames [batch, *frame_shape] from a batch of raw observations, or of such frames.
+
+        Raises:
+            ValueError: another shape or type, or numbers that are not finite.
+        """
+        array = np.asarray(observations)
+        if self.kind == "vector":
+            if array.shape[1:] != self.raw_shape or array.dtype.kind not in "fiu":
+                raise self._mismatch(array)
+            frames = array.astype(np.float32)
+            if not np.isfinite(frames).all():
+                raise ValueError("the observation holds NaN or infinite numbers")
+            return frames
+        if array.dtype != np.uint8:
+            raise self._mismatch(array)
+        if array.shape[1:] == self.frame_shape:
+            return array
+        if array.shape[1:] != self.raw_shape:
+            raise self._mismatch(array)
+        return np.stack([self._grey(image) for image in array])[:, None]
+
+    def is_single(self, observation: NDArray[Any]) -> bool:
+        """Whether this is one observation, not a batch. Raises ValueError if it is neither."""
+        shape = np.shape(observation)
+        for known in (self.raw_shape, self.frame_shape):
+            if shape == known:
+                return True
+            if shape[1:] == known and shape[0] > 0:
+                return False
+        raise self._mismatch(np.asarray(observation))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form."""
+        return {"kind": self.kind, "raw_shape": list(self.raw_shape), "side": self.side}
+
+    def _grey(self, image: NDArray[np.uint8]) -> NDArray[Any]:
+        grey: NDArray[Any] = image
+        if image.ndim == 3:
+            grey = image[..., 0] if image.shape[2] == 1 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        if grey.shape != (self.side, self.side):
+            grey = cv2.resize(grey, (self.side, self.side), interpolation=cv2.INTER_AREA)
+        return grey
+
+    def _mismatch(self, array: NDArray[Any]) -> ValueError:
+        dtype = "float" if self.kind == "vector" else "uint8"
+        wanted = f"{self.raw_shape} {dtype}"
+        if self.frame_shape != self.raw_shape:
+            wanted += f" or {self.frame_shape} {dtype}"
+        return ValueError(
+            f"observation is {array.shape} {array.dtype}; this agent takes {wanted}, "
+            "single or with a leading batch axis"
+        )
+
+
+def pipeline_for(spec: EnvironmentSpec) -> ObservationPipeline:
+    """The pipeline of an environment.
+
+    Raises:
+        ValueError: images that are neither grey nor RGB.
+    """
+    shape = spec.observation_shape
+    if spec.kind == "image" and len(shape) == 3 and shape[2] not in (1, 3):
+        raise ValueError(
+            f"{spec.env_id!r} returns images of {shape[2]} channels; 1 (grey) and 3 (RGB) are "
+            "supported"
+        )
+    return ObservationPipeline(spec.kind, shape)
+
+
+def pipeline_from_dict(data: Any) -> ObservationPipeline:
+    """Reverse of `to_dict`. Raises ValueError if it is not one."""
+    try:
+        kind, shape, side = data["kind"], tuple(int(n) for n in data["raw_shape"]), data["side"]
+    except (KeyError, TypeError, ValueError):
+        raise ValueError("the observation pipeline is damaged") from None
+    if kind not in ("vector", "image") or not isinstance(side, int):
+        raise ValueError("the observation pipeline is damaged")
+    return ObservationPipeline(kind, shape, side)

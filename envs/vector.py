@@ -1,0 +1,248 @@
+"""Vector environments whose every episode is seeded explicitly and can be resumed exactly."""
+
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector.utils import concatenate
+from numpy.typing import NDArray
+
+from snn_rl.envs.spaces import describe, make_single
+
+_FLICKER_STREAM = 0xF11C  # keeps the blanking independent of the environment's own draws
+
+
+class RestoreError(RuntimeError):
+    """A snapshot cannot be restored: it does not fit, or re-playing it took another course."""
+
+
+def episode_seed(seed: int, index: int, episode: int) -> int:
+    """Seed, in 2³⁰ … 2³¹ - 1, of an episode of environment ``index`` under a base seed ≥ 0.
+
+    Seeds below 2³⁰ stay free for validation and evaluation.
+    """
+    # 31 bits: ALE takes its seeds as signed 32-bit integers.
+    return int(np.random.SeedSequence([seed, index, episode]).generate_state(1)[0] >> 2) | 1 << 30
+
+
+class Flicker(gym.Wrapper[NDArray[Any], Any, NDArray[Any], Any]):
+    """Blank each observation to zeros with a fixed probability, independently.
+
+    The first observation of an episode takes part; ``info`` is never touched. The draws follow
+    from the seed given to ``reset``, without changing the environment's own randomness.
+    """
+
+    def __init__(self, env: gym.Env[NDArray[Any], Any], probability: float) -> None:
+        """Wrap ``env``; raises ``ValueError`` unless ``0 <= probability <= 1``."""
+        super().__init__(env)
+        if not 0.0 <= probability <= 1.0:
+            raise ValueError(f"flicker is a probability from 0 to 1, but got {probability}")
+        self.probability = probability
+        self._generator = np.random.default_rng()
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[Any], dict[str, Any]]:
+        """Start an episode; a seed also determines which observations are blanked."""
+        if seed is not None:
+            self._generator = np.random.default_rng([seed, _FLICKER_STREAM])
+        observation, info = self.env.reset(seed=seed, options=options)
+        return self._blank(observation), info
+
+    def step(self, action: Any) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
+        """Step the environment and blank what it shows, or not."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return self._blank(observation), float(reward), terminated, truncated, info
+
+    def _blank(self, observation: NDArray[Any]) -> NDArray[Any]:
+        blank = self._generator.random() < self.probability
+        return np.zeros_like(observation) if blank else observation
+
+
+class SeededEpisodes(gym.Wrapper[NDArray[Any], Any, NDArray[Any], Any]):
+    """Give every episode a seed of its own, and remember how the current one was reached.
+
+    Attributes:
+        seed: base seed; an explicit ``reset(seed=s)`` makes it ``s``.
+        index: position of this environment in its vector.
+        episode: index of the current episode, -1 before the first ``reset``.
+        explicit: whether episode 0 uses ``seed`` itself instead of a drawn seed.
+        actions: actions since the start of the current episode.
+        options: the options that the current episode was reset with.
+        observation, info, terminated, truncated: what the last reset or step returned.
+    """
+
+    observation: NDArray[Any]
+    info: dict[str, Any]
+
+    def __init__(self, env: gym.Env[NDArray[Any], Any], seed: int, index: int) -> None:
+        """Wrap ``env``; ``seed >= 0`` and ``index`` determine the seeds of its episodes."""
+        super().__init__(env)
+        self.seed = seed
+        self.index = index
+        self.episode = -1
+        self.explicit = False
+        self.actions: list[int] = []
+        self.options: dict[str, Any] | None = None
+        self.terminated = self.truncated = False
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[Any], dict[str, Any]]:
+        """Start the next episode, or with a seed start over at episode 0 with exactly that seed.
+
+        Episodes after an explicit seed follow from it, the environment index and their number.
+        """
+        if seed is None:
+            self.episode += 1
+        else:
+            self.seed, self.episode, self.explicit = seed, 0, True
+        self.options = dict(options) if options else None
+        return self._start()
+
+    def step(self, action: Any) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
+        """Take an action (an integer) and record it."""
+        self.actions.append(int(action))
+        observation, reward, self.terminated, self.truncated, self.info = self.env.step(action)
+        self.observation = observation
+        return observation, float(reward), self.terminated, self.truncated, self.info
+
+    def resume(self, episode: int, actions: Sequence[int]) -> NDArray[Any]:
+        """Return to the middle of an episode by seeding it again and re-playing its actions.
+
+        Uses the current ``seed``, ``index``, ``explicit`` and ``options``.
+
+        Returns:
+            The observation after the last action.
+
+        Raises:
+            RestoreError: the episode ended before the last action.
+        """
+        self.episode = episode
+        observation, _ = self._start()
+        for number, action in enumerate(actions):
+            if self.terminated or self.truncated:
+                raise RestoreError(
+                    f"episode {episode} of environment {self.index} ended after {number} actions "
+                    f"instead of {len(actions)}: it does not repeat from its seed and actions"
+                )
+            observation, *_ = self.step(action)
+        return observation
+
+    def _start(self) -> tuple[NDArray[Any], dict[str, Any]]:
+        exact = self.explicit and self.episode == 0
+        seed = self.seed if exact else episode_seed(self.seed, self.index, self.episode)
+        self.actions, self.terminated, self.truncated = [], False, False
+        # The environment may consume the options it is given; a replay needs them whole.
+        options = dict(self.options) if self.options else None
+        self.observation, self.info = self.env.reset(seed=seed, options=options)
+        return self.observation, self.info
+
+
+def make_vector(
+    env_id: str, num_envs: int, *, seed: int, flicker: float = 0.0
+) -> VectorEnv[NDArray[Any], Any, NDArray[Any]]:
+    """Create ``num_envs`` copies of an environment, stepped one after the other.
+
+    Episodes end by NEXT_STEP autoreset: the step after an end ignores its action and returns the
+    next episode's first observation with reward 0. Returned arrays are copies.
+
+    Args:
+        env_id: Gymnasium id, also as ``module:id``.
+        num_envs: number of copies, at least 1.
+        seed: base seed ≥ 0 of all episodes that are not seeded explicitly.
+        flicker: probability from 0 to 1 with which an observation is blanked.
+
+    Raises:
+        UnsupportedEnvironment: as in ``check_spaces``.
+        ValueError: another argument is out of its range.
+    """
+    if num_envs < 1 or seed < 0:
+        raise ValueError(f"need num_envs >= 1 and seed >= 0, but got {num_envs} and {seed}")
+
+    def create(index: int) -> SeededEpisodes:
+        env = make_single(env_id)
+        describe(env_id, env)
+        return SeededEpisodes(Flicker(env, flicker) if flicker else env, seed, index)
+
+    functions = [lambda i=i: create(i) for i in range(num_envs)]
+    return SyncVectorEnv(functions, copy=True, autoreset_mode=AutoresetMode.NEXT_STEP)
+
+
+def snapshot(vector: VectorEnv[Any, Any, Any]) -> list[dict[str, Any]]:
+    """Record where every environment of ``make_vector`` stands, as JSON-able dictionaries.
+
+    Raises:
+        RestoreError: an environment was never reset.
+        TypeError: the vector environment is not one of ``make_vector``.
+    """
+    return [_record(env) for env in _members(vector)]
+
+
+def restore(
+    vector: VectorEnv[Any, Any, Any], records: Sequence[dict[str, Any]]
+) -> tuple[NDArray[Any], dict[str, Any]]:
+    """Bring a vector environment to where ``snapshot`` recorded it, pending autoresets included.
+
+    Costs as many steps as the unfinished episodes have; base seeds come from the records.
+
+    Returns:
+        The current observations and infos, as ``reset`` returns them.
+
+    Raises:
+        RestoreError: another number of environments, or re-playing gave another observation.
+        TypeError: the vector environment is not one of ``make_vector``.
+    """
+    envs = _members(vector)
+    if len(records) != len(envs):
+        raise RestoreError(f"the snapshot has {len(records)} environments, not {len(envs)}")
+    for env, record in zip(envs, records, strict=True):
+        _replay(env, record)
+    return _adopt(vector, envs)
+
+
+def _record(env: SeededEpisodes) -> dict[str, Any]:
+    if env.episode < 0:
+        raise RestoreError(f"environment {env.index} was never reset: there is nothing to record")
+    names = ("seed", "index", "episode", "explicit", "options")
+    digest = zlib.crc32(np.ascontiguousarray(env.observation).tobytes())
+    return {name: getattr(env, name) for name in names} | {
+        "actions": list(env.actions),
+        "observation_crc32": digest,
+    }
+
+
+def _replay(env: SeededEpisodes, record: dict[str, Any]) -> None:
+    env.seed, env.index = record["seed"], record["index"]
+    env.explicit, env.options = record["explicit"], record["options"]
+    observation = env.resume(record["episode"], record["actions"])
+    if zlib.crc32(np.ascontiguousarray(observation).tobytes()) != record["observation_crc32"]:
+        raise RestoreError(
+            f"environment {env.index} gave another observation when episode {env.episode} was "
+            "re-played: it does not repeat from its seed and actions"
+        )
+
+
+def _adopt(vector: Any, envs: Sequence[SeededEpisodes]) -> tuple[NDArray[Any], dict[str, Any]]:
+    """Set the book-keeping that SyncVectorEnv does in ``step``."""
+    infos: dict[str, Any] = {}
+    for i, env in enumerate(envs):
+        vector._env_obs[i] = env.observation
+        vector._terminations[i], vector._truncations[i] = env.terminated, env.truncated
+        infos = vector._add_info(infos, env.info, i)
+    vector._autoreset_envs = vector._terminations | vector._truncations
+    vector._observations = concatenate(
+        vector.single_observation_space, vector._env_obs, vector._observations
+    )
+    return np.copy(vector._observations), infos
+
+
+def _members(vector: VectorEnv[Any, Any, Any]) -> list[SeededEpisodes]:
+    envs = vector.envs if isinstance(vector, SyncVectorEnv) else []
+    members = [env for env in envs if isinstance(env, SeededEpisodes)]
+    if not members or len(members) != vector.num_envs:
+        raise TypeError("only vector environments of make_vector can be recorded and restored")
+    return members
