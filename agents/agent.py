@@ -68,9 +68,7 @@ class Agent:
         """Forget everything: the next observation begins an episode, in any batch size."""
         self._state = None
 
-    def act(
-        self, observation: NDArray[Any], episode_start: NDArray[np.bool_] | None = None
-    ) -> Any:
+    def act(self, observation: NDArray[Any], episode_start: NDArray[np.bool_] | None = None) -> Any:
         """Greedy action for one observation (an int), or actions for a batch ([batch] int64).
 
         Args:

@@ -16,7 +16,9 @@ from snn_rl.pruning import schedule
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
+    )
 
 
 class NeuronConfig(_Section):
@@ -59,6 +61,8 @@ class LearnerConfig(_Section):
     """frames before each segment that only build up the membranes"""
     gamma: float = Field(default=0.99, ge=0, lt=1)
     n_step: int = Field(default=3, gt=0)
+    clip_rewards: bool = False
+    """learn from rewards clipped to -1...1 (Atari); scores are never clipped"""
     td: list[float] = Field(default=[1.0, 1.0], min_length=2, max_length=2)
     """weight of the Q-learning loss at the stage's start and end"""
     distill: list[float] = Field(default=[0.0, 0.0], min_length=2, max_length=2)
@@ -129,7 +133,11 @@ class TrainConfig(_Section):
     hidden: list[int] = [128, 128]
     """hidden layers for vector observations; images use the Nature CNN"""
     flicker: float = Field(default=0.0, ge=0, le=1)
-    """probability of a blank frame in training"""
+    """probability of a blank frame in training and validation"""
+    sticky: float | None = Field(default=None, ge=0, le=1)
+    """probability that the previous action is repeated; unset: as the environment's id has it"""
+    maxpool: bool = False
+    """Atari frames show the maximum of the last two raw frames (leaks velocity)"""
     neurons: NeuronConfig = NeuronConfig()
     privileged: LearnerConfig = LearnerConfig()
     """training of the teacher, where it is not this run's ANN"""
@@ -171,13 +179,18 @@ def make_config(data: Mapping[str, Any], source: str = "configuration") -> Train
 
 
 def load_preset(env_id: str) -> dict[str, Any]:
-    """The preset for an environment: the file of its name, or the one that lists it; else {}."""
-    for file in sorted(resources.files("snn_rl.configs").iterdir(), key=lambda f: f.name):
-        if file.name.endswith(".yaml"):
-            data = yaml.safe_load(file.read_text(encoding="utf-8"))
-            if data.get("env") == env_id and file.name == f"{env_id.replace('/', '-')}.yaml":
-                return dict(data)
-    return {}
+    """Settings shipped for an environment (configs/<id>.yaml), or {} where there are none."""
+    file = resources.files("snn_rl.configs") / f"{env_id.replace('/', '-')}.yaml"
+    return dict(yaml.safe_load(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+
+
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `changes` on top, section by section."""
+    result = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = merge(result[key], value) if both else value
+    return result
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -193,24 +206,21 @@ def read_config(path: Path) -> dict[str, Any]:
     return data
 
 
-def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Copy of `data` with 'section.key=value' settings applied; values are read as YAML."""
-    result = yaml.safe_load(yaml.safe_dump(data))
+def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """Nested settings from 'section.key=value' texts; values are read as YAML."""
+    result: dict[str, Any] = {}
     for override in overrides:
         path, equals, text = override.partition("=")
         if not equals or not path:
             raise ConfigError(f"--set {override!r} must look like key=value, e.g. ann.steps=20000")
-        *sections, key = path.split(".")
-        target = result
-        for section in sections:
-            target = target.setdefault(section, {})
-            if not isinstance(target, dict):
-                raise ConfigError(f"--set {path}: {section!r} is not a section")
         try:
-            target[key] = yaml.safe_load(text)
+            value = yaml.safe_load(text)
         except yaml.YAMLError:
             raise ConfigError(f"--set {path}: {text!r} is not a YAML value") from None
-    return dict(result)
+        for key in reversed(path.split(".")):
+            value = {key: value}
+        result = merge(result, value)
+    return result
 
 
 def _explain(error: ValidationError) -> str:
@@ -231,4 +241,5 @@ def _section(path: Sequence[Any]) -> type[BaseModel]:
     section: Any = TrainConfig
     for part in path:
         section = section.model_fields[part].annotation
-    return section  # type: ignore[no-any-return]
+    found: type[BaseModel] = section
+    return found

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
+from gymnasium.vector import VectorEnv
+from numpy.typing import NDArray
 from torch import Tensor
 
+from snn_rl.agents.agent import Agent
 from snn_rl.agents.policy import Policy
+from snn_rl.energy import energy_report
 from snn_rl.envs import make_vector
 from snn_rl.envs.observation import ObservationPipeline
 
@@ -27,6 +32,31 @@ def evaluation_seeds(seed: int, trials: int) -> list[int]:
 def validation_seeds(seed: int, episodes: int, block: int = 0) -> list[int]:
     """Seeds of one block of validation episodes."""
     return [VALIDATION_SEEDS + seed * SEEDS_PER_RUN + block * episodes + i for i in range(episodes)]
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What an environment does beyond its rules, in training or in evaluation.
+
+    Attributes:
+        flicker: probability of a blank frame.
+        sticky: probability that the previous action is repeated; None leaves it as the id has it.
+        maxpool: Atari frames show the maximum of the last two raw frames.
+    """
+
+    flicker: float = 0.0
+    sticky: float | None = None
+    maxpool: bool = False
+
+    def make_vector(
+        self, env_id: str, num_envs: int, seed: int
+    ) -> VectorEnv[NDArray[Any], Any, NDArray[Any]]:
+        """Vector environment under these conditions. Raises as `snn_rl.envs.make_vector`."""
+        return make_vector(env_id, num_envs, seed=seed, **asdict(self))
+
+
+STANDARD = Conditions()
+"""The environment as its id describes it."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +88,7 @@ def evaluate(
     env_id: str,
     pipeline: ObservationPipeline,
     seeds: Sequence[int],
-    *,
-    flicker: float = 0.0,
+    conditions: Conditions = STANDARD,
 ) -> Evaluation:
     """Play one greedy episode per seed, all side by side.
 
@@ -67,10 +96,10 @@ def evaluate(
         UnsupportedEnvironment: the environment cannot be made.
     """
     count = len(seeds)
-    vector = make_vector(env_id, count, seed=0, flicker=flicker)
+    vector = conditions.make_vector(env_id, count, 0)
     rates = _RateCounter(policy, count)
     try:
-        observation, info = vector.reset(seed=list(seeds))
+        observation, info = vector.reset(seed=list(seeds))  # type: ignore[arg-type]
         state, start = policy.initial_state(count), np.ones(count, np.bool_)
         active = np.ones(count, np.bool_)
         cut = np.zeros(count, np.bool_)
@@ -98,6 +127,45 @@ def evaluate(
         distinct_trials=len({game.hexdigest() for game in games}),
         spike_rates=rates.result(),
     )
+
+
+def evaluate_agent(
+    agent: Agent, name: str, *, trials: int, seed: int = 0, conditions: Conditions = STANDARD
+) -> dict[str, Any]:
+    """JSON-able result of `trials` greedy episodes on evaluation seeds, one row of a table.
+
+    Args:
+        name: how the agent was named (a path, or zoo:<env>/<stage>).
+        seed: chooses the block of evaluation seeds.
+    """
+    policy = agent.policy
+    seeds = evaluation_seeds(seed, trials)
+    result = evaluate(policy, agent.env_id, agent.pipeline, seeds, conditions)
+    sizes = {layer: lif.size for layer, lif in policy.network.spiking.items()}
+    spikes = sum(rate * sizes[layer] for layer, rate in result.spike_rates.items())
+    energy = energy_report(
+        policy.network, policy.timesteps, result.spike_rates, carry_membrane=policy.carry_membrane
+    )
+    return {
+        "agent": name,
+        "env": agent.env_id,
+        "stage": agent.card.get("stage"),
+        "timesteps": policy.timesteps,
+        "carry_membrane": policy.carry_membrane,
+        "trials": trials,
+        "distinct_trials": result.distinct_trials,
+        "mean_reward": result.mean,
+        "std_reward": result.std,
+        "rewards": result.rewards,
+        "lengths": result.lengths,
+        "truncated": result.truncated,
+        "spike_rate": spikes / max(1, sum(sizes.values())),
+        "spike_rates": result.spike_rates,
+        "alpha": energy.alpha,
+        "teacher": agent.card.get("teacher"),
+        "seed": seed,
+        **asdict(conditions),
+    }
 
 
 class _RateCounter:

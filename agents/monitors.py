@@ -69,7 +69,7 @@ class FileMonitor:
         """Flush and close the files."""
         self.file.close()
         if self.writer is not None:
-            self.writer.close()  # type: ignore[no-untyped-call]
+            self.writer.close()
 
     def _write(
         self, progress: Progress, validation: float | None, evaluation: Evaluation | None
@@ -88,14 +88,14 @@ class FileMonitor:
             values |= {f"spike_rate/{n}": rate for n, rate in evaluation.spike_rates.items()}
         writer = self._writer_for(progress.stage)
         for name, value in values.items():
-            writer.add_scalar(name, value, progress.steps)  # type: ignore[no-untyped-call]
+            writer.add_scalar(name, value, progress.steps)
 
     def _writer_for(self, stage: str) -> SummaryWriter:
         if self.writer is None or stage != self.stage:
             if self.writer is not None:
-                self.writer.close()  # type: ignore[no-untyped-call]
+                self.writer.close()
             self.stage = stage
-            self.writer = SummaryWriter(self.folder / "tensorboard" / stage)  # type: ignore[no-untyped-call]
+            self.writer = SummaryWriter(self.folder / "tensorboard" / stage)
         return self.writer
 
 

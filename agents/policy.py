@@ -64,11 +64,18 @@ class Policy:
         Raises:
             SnnRlError: the environment reports no full state.
         """
-        if not self.privileged:
-            return frames
-        full = info.get("full_state")
-        if full is None:
-            raise SnnRlError(
-                f"{env_id} reports no info['full_state']: choose another teacher, e.g. stack:4"
-            )
-        return np.stack(list(full)).astype(np.float32)
+        return full_state(info, env_id) if self.privileged else frames
+
+
+def full_state(info: dict[str, Any], env_id: str) -> NDArray[np.float32]:
+    """info["full_state"] of a vector environment, [batch, features].
+
+    Raises:
+        SnnRlError: the environment reports none.
+    """
+    state = info.get("full_state")
+    if state is None:
+        raise SnnRlError(
+            f"{env_id} reports no info['full_state']: choose another teacher, e.g. stack:4"
+        )
+    return np.stack(list(state)).astype(np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 from torch import nn
 
@@ -13,7 +14,7 @@ def mlp(features: int, hidden: list[int], actions: int) -> nn.Module:
     """Fully connected ReLU network: [batch, features] -> [batch, actions]."""
     sizes = [features, *hidden]
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+    for inputs, outputs in pairwise(sizes):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(sizes[-1], actions))
 

@@ -32,6 +32,7 @@ class Rollout:
         policy: who plays; `policy.network` may be trained in place between calls.
         teacher: labels every frame with its Q-values, with membranes of its own.
         generator: all exploration draws come from it.
+        clip_rewards: store rewards clipped to -1...1 (returns stay as the game gives them).
     """
 
     def __init__(
@@ -42,10 +43,13 @@ class Rollout:
         policy: Policy,
         teacher: Policy | None,
         generator: np.random.Generator,
+        *,
+        clip_rewards: bool = False,
     ) -> None:
         count = vector.num_envs
         self.vector, self.env_id, self.pipeline = vector, env_id, pipeline
         self.policy, self.teacher, self.generator = policy, teacher, generator
+        self.clip_rewards = clip_rewards
         self.state = policy.initial_state(count)
         self.teacher_state = teacher.initial_state(count) if teacher else ()
         observation, self.info = vector.reset()
@@ -77,7 +81,8 @@ class Rollout:
         observation, reward, terminated, truncated, self.info = self.vector.step(action)
         if not np.isfinite(reward).all():
             raise ValueError(f"{self.env_id} returned a reward that is not a finite number")
-        step = Step(seen, self.start, self.last, action, reward, terminated, truncated, teacher_q)
+        stored = np.clip(reward, -1, 1) if self.clip_rewards else reward
+        step = Step(seen, self.start, self.last, action, stored, terminated, truncated, teacher_q)
         replay.append(step)
         self.returns += reward
         self.lengths += ~self.last

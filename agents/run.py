@@ -19,15 +19,15 @@ from torch import nn
 
 from snn_rl.agents.agent import Agent, load_agent
 from snn_rl.agents.config import LearnerConfig, TrainConfig, teacher_stack
-from snn_rl.agents.evaluation import evaluate, validation_seeds
-from snn_rl.agents.policy import Policy
+from snn_rl.agents.evaluation import Conditions, evaluate, validation_seeds
+from snn_rl.agents.policy import Policy, full_state
 from snn_rl.agents.qnetwork import mlp, nature_cnn
 from snn_rl.agents.replay import SegmentReplay
 from snn_rl.agents.rollout import Exploration, Rollout
 from snn_rl.agents.training import Monitor, Result, Task, train_stage
 from snn_rl.checkpoint import write_text
 from snn_rl.conversion import Calibration, NeuronOptions, convert
-from snn_rl.envs import check_spaces, make_vector
+from snn_rl.envs import check_spaces
 from snn_rl.envs.observation import pipeline_for
 from snn_rl.errors import SnnRlError
 from snn_rl.network import Network
@@ -85,8 +85,9 @@ class Run:
         self.q_network = q_network
         self.spec = check_spaces(config.env)
         self.pipeline = pipeline_for(self.spec)
+        self.conditions = Conditions(config.flicker, config.sticky, config.maxpool)
         self.task = Task(
-            config.env, self.pipeline, self.spec.num_actions, config.seed, config.flicker
+            config.env, self.pipeline, self.spec.num_actions, config.seed, self.conditions
         )
         self.device = _device(config.device, self.pipeline.pixels)
         self.given_teacher = self._load_teacher()
@@ -151,11 +152,11 @@ class Run:
         return self._train(stage, policy, None).policy
 
     def _full_state_shape(self) -> tuple[int, ...]:
-        vector = make_vector(self.config.env, 1, seed=0)
+        vector = self.conditions.make_vector(self.config.env, 1, 0)
         try:
-            observation, info = vector.reset()
-            probe = Policy(Network.__new__(Network), privileged=True)
-            return tuple(probe.view(observation, info, self.config.env).shape[1:])
+            _, info = vector.reset()
+            state = full_state(info, self.config.env)
+            return tuple(state.shape[1:])
         finally:
             vector.close()
 
@@ -195,9 +196,7 @@ class Run:
     def _calibration(self, ann: Policy, labeller: Policy) -> Calibration:
         """Frames of play, half of the actions the labeller's."""
         seed = _seed(self.config.seed, 99)
-        vector = make_vector(
-            self.config.env, CALIBRATION_ENVS, seed=seed, flicker=self.config.flicker
-        )
+        vector = self.conditions.make_vector(self.config.env, CALIBRATION_ENVS, seed)
         replay = SegmentReplay(
             CALIBRATION_ENVS,
             CALIBRATION_FRAMES,
@@ -224,7 +223,8 @@ class Run:
         """Spike rates per layer on a few validation episodes."""
         policy = Policy(network, timesteps, self.config.carry_membrane)
         seeds = validation_seeds(self.config.seed, RATE_EPISODES)
-        return evaluate(policy, self.config.env, self.pipeline, seeds).spike_rates
+        played = evaluate(policy, self.config.env, self.pipeline, seeds, self.conditions)
+        return played.spike_rates
 
     def _train(self, stage: _Stage, policy: Policy, teacher: Policy | None) -> Agent:
         result = train_stage(

@@ -9,12 +9,11 @@ from typing import Protocol
 import numpy as np
 
 from snn_rl.agents.config import LearnerConfig, ValidationConfig
-from snn_rl.agents.evaluation import Evaluation, evaluate, validation_seeds
+from snn_rl.agents.evaluation import STANDARD, Conditions, Evaluation, evaluate, validation_seeds
 from snn_rl.agents.learner import Learner
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.replay import SegmentReplay
 from snn_rl.agents.rollout import Exploration, Rollout
-from snn_rl.envs import make_vector
 from snn_rl.envs.observation import ObservationPipeline
 from snn_rl.grid import snap
 from snn_rl.network import Network
@@ -28,7 +27,7 @@ class Task:
     pipeline: ObservationPipeline
     num_actions: int
     seed: int
-    flicker: float = 0.0
+    conditions: Conditions = STANDARD
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ def train_stage(
     began = time.monotonic()
     generator = np.random.default_rng(stage_seed)
     envs = config.num_envs
-    vector = make_vector(task.env_id, envs, seed=stage_seed, flicker=task.flicker)
+    vector = task.conditions.make_vector(task.env_id, envs, stage_seed)
     replay = _make_replay(config, task, teacher, policy)
     learner = Learner(
         policy.network,
@@ -115,7 +114,15 @@ def train_stage(
     steps, metrics = 0, {}
     next_validation = config.learning_starts + validation.every
     try:
-        rollout = Rollout(vector, task.env_id, task.pipeline, policy, teacher, generator)
+        rollout = Rollout(
+            vector,
+            task.env_id,
+            task.pipeline,
+            policy,
+            teacher,
+            generator,
+            clip_rewards=config.clip_rewards,
+        )
         while steps < config.steps and not judge.satisfied and not monitor.should_stop():
             odds = exploration(config, steps / config.steps)
             before = rollout.state
@@ -212,4 +219,4 @@ class _Judge:
         )
         seeds = validation_seeds(self.task.seed, self.config.episodes, block)
         task = self.task
-        return evaluate(policy, task.env_id, task.pipeline, seeds, flicker=task.flicker)
+        return evaluate(policy, task.env_id, task.pipeline, seeds, task.conditions)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 
 
 class UnsupportedEnvironment(ValueError):
@@ -53,14 +54,19 @@ def make_single(env_id: str) -> gym.Env[Any, Any]:
     Raises:
         UnsupportedEnvironment: the id is unknown, or the environment cannot be created.
     """
-    _check_known(env_id)
+    find_spec(env_id)
     try:
         return gym.make(env_id, disable_env_checker=True)
     except (gym.error.Error, ImportError) as error:
         raise UnsupportedEnvironment(f"{env_id!r} cannot be created: {_text(error)}") from error
 
 
-def _check_known(env_id: str) -> None:
+def find_spec(env_id: str) -> EnvSpec:
+    """Gymnasium's specification of an id, also of ``module:id``.
+
+    Raises:
+        UnsupportedEnvironment: the id is unknown.
+    """
     module, _, name = env_id.rpartition(":")
     try:
         if module:
@@ -71,7 +77,7 @@ def _check_known(env_id: str) -> None:
         with contextlib.suppress(ImportError):
             importlib.import_module("ale_py")  # registers the Atari games
     if name in gym.registry:
-        return
+        return gym.registry[name]
     near = difflib.get_close_matches(name, gym.registry, n=1)
     hint = f"did you mean {near[0]!r}?" if near else "import the package that registers it first."
     raise UnsupportedEnvironment(f"Gymnasium knows no environment {env_id!r}: {hint}")

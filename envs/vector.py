@@ -1,6 +1,5 @@
 """Vector environments whose every episode is seeded explicitly and can be resumed exactly."""
 
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,22 +9,18 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import concatenate
 from numpy.typing import NDArray
 
+from snn_rl.envs.atari import AtariVector, atari_game
+from snn_rl.envs.seeding import (
+    FLICKER_STREAM,
+    STICKY_STREAM,
+    RestoreError,
+    check_probability,
+    checksum,
+    episode_seed,
+    other_course,
+    too_short,
+)
 from snn_rl.envs.spaces import describe, make_single
-
-_FLICKER_STREAM = 0xF11C  # keeps the blanking independent of the environment's own draws
-
-
-class RestoreError(RuntimeError):
-    """A snapshot cannot be restored: it does not fit, or re-playing it took another course."""
-
-
-def episode_seed(seed: int, index: int, episode: int) -> int:
-    """Seed, in 2³⁰ … 2³¹ - 1, of an episode of environment ``index`` under a base seed ≥ 0.
-
-    Seeds below 2³⁰ stay free for validation and evaluation.
-    """
-    # 31 bits: ALE takes its seeds as signed 32-bit integers.
-    return int(np.random.SeedSequence([seed, index, episode]).generate_state(1)[0] >> 2) | 1 << 30
 
 
 class Flicker(gym.Wrapper[NDArray[Any], Any, NDArray[Any], Any]):
@@ -38,8 +33,7 @@ class Flicker(gym.Wrapper[NDArray[Any], Any, NDArray[Any], Any]):
     def __init__(self, env: gym.Env[NDArray[Any], Any], probability: float) -> None:
         """Wrap ``env``; raises ``ValueError`` unless ``0 <= probability <= 1``."""
         super().__init__(env)
-        if not 0.0 <= probability <= 1.0:
-            raise ValueError(f"flicker is a probability from 0 to 1, but got {probability}")
+        check_probability("flicker", probability)
         self.probability = probability
         self._generator = np.random.default_rng()
 
@@ -48,7 +42,7 @@ class Flicker(gym.Wrapper[NDArray[Any], Any, NDArray[Any], Any]):
     ) -> tuple[NDArray[Any], dict[str, Any]]:
         """Start an episode; a seed also determines which observations are blanked."""
         if seed is not None:
-            self._generator = np.random.default_rng([seed, _FLICKER_STREAM])
+            self._generator = np.random.default_rng([seed, FLICKER_STREAM])
         observation, info = self.env.reset(seed=seed, options=options)
         return self._blank(observation), info
 
@@ -60,6 +54,39 @@ class Flicker(gym.Wrapper[NDArray[Any], Any, NDArray[Any], Any]):
     def _blank(self, observation: NDArray[Any]) -> NDArray[Any]:
         blank = self._generator.random() < self.probability
         return np.zeros_like(observation) if blank else observation
+
+
+class Sticky(gym.Wrapper[NDArray[Any], Any, NDArray[Any], Any]):
+    """Repeat the previous action instead of the chosen one with a fixed probability.
+
+    The first action of an episode is always the chosen one. The draws follow from the seed given
+    to ``reset``, without changing the environment's own randomness.
+    """
+
+    def __init__(self, env: gym.Env[NDArray[Any], Any], probability: float) -> None:
+        """Wrap ``env``; raises ``ValueError`` unless ``0 <= probability <= 1``."""
+        super().__init__(env)
+        check_probability("sticky", probability)
+        self.probability = probability
+        self._generator = np.random.default_rng()
+        self._action: Any = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[Any], dict[str, Any]]:
+        """Start an episode; a seed also determines which actions are repeated."""
+        if seed is not None:
+            self._generator = np.random.default_rng([seed, STICKY_STREAM])
+        self._action = None
+        return self.env.reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
+        """Take ``action``, or the previous one again."""
+        repeat = self._generator.random() < self.probability
+        if not repeat or self._action is None:
+            self._action = action
+        observation, reward, terminated, truncated, info = self.env.step(self._action)
+        return observation, float(reward), terminated, truncated, info
 
 
 class SeededEpisodes(gym.Wrapper[NDArray[Any], Any, NDArray[Any], Any]):
@@ -125,10 +152,7 @@ class SeededEpisodes(gym.Wrapper[NDArray[Any], Any, NDArray[Any], Any]):
         observation, _ = self._start()
         for number, action in enumerate(actions):
             if self.terminated or self.truncated:
-                raise RestoreError(
-                    f"episode {episode} of environment {self.index} ended after {number} actions "
-                    f"instead of {len(actions)}: it does not repeat from its seed and actions"
-                )
+                raise too_short(self.index, episode, number, len(actions))
             observation, *_ = self.step(action)
         return observation
 
@@ -143,18 +167,30 @@ class SeededEpisodes(gym.Wrapper[NDArray[Any], Any, NDArray[Any], Any]):
 
 
 def make_vector(
-    env_id: str, num_envs: int, *, seed: int, flicker: float = 0.0
+    env_id: str,
+    num_envs: int,
+    *,
+    seed: int,
+    flicker: float = 0.0,
+    sticky: float | None = None,
+    maxpool: bool = False,
+    threads: int = 1,
 ) -> VectorEnv[NDArray[Any], Any, NDArray[Any]]:
-    """Create ``num_envs`` copies of an environment, stepped one after the other.
+    """Create ``num_envs`` copies of an environment.
 
-    Episodes end by NEXT_STEP autoreset: the step after an end ignores its action and returns the
-    next episode's first observation with reward 0. Returned arrays are copies.
+    Atari games run in ALE's C++ vector environment (see ``AtariVector``), all others one after
+    the other. Episodes end by NEXT_STEP autoreset: the step after an end ignores its action and
+    returns the next episode's first observation with reward 0. Returned arrays are copies.
 
     Args:
         env_id: Gymnasium id, also as ``module:id``.
         num_envs: number of copies, at least 1.
         seed: base seed ≥ 0 of all episodes that are not seeded explicitly.
         flicker: probability from 0 to 1 with which an observation is blanked.
+        sticky: probability from 0 to 1 with which the previous action is repeated, for an Atari
+            game at each raw frame; None leaves it as the id has it.
+        maxpool: show the pixel-wise maximum of the last two raw frames (Atari games only).
+        threads: threads that emulate Atari games.
 
     Raises:
         UnsupportedEnvironment: as in ``check_spaces``.
@@ -162,10 +198,25 @@ def make_vector(
     """
     if num_envs < 1 or seed < 0:
         raise ValueError(f"need num_envs >= 1 and seed >= 0, but got {num_envs} and {seed}")
+    game = atari_game(env_id)
+    if game is not None:
+        return AtariVector(
+            game,
+            num_envs,
+            seed=seed,
+            flicker=flicker,
+            sticky=sticky,
+            maxpool=maxpool,
+            threads=threads,
+        )
+    if maxpool:
+        raise ValueError(f"maxpool is for Atari games, and {env_id!r} is none")
 
     def create(index: int) -> SeededEpisodes:
-        env = make_single(env_id)
+        env: gym.Env[Any, Any] = make_single(env_id)
         describe(env_id, env)
+        if sticky:
+            env = Sticky(env, sticky)
         return SeededEpisodes(Flicker(env, flicker) if flicker else env, seed, index)
 
     functions = [lambda i=i: create(i) for i in range(num_envs)]
@@ -208,10 +259,9 @@ def _record(env: SeededEpisodes) -> dict[str, Any]:
     if env.episode < 0:
         raise RestoreError(f"environment {env.index} was never reset: there is nothing to record")
     names = ("seed", "index", "episode", "explicit", "options")
-    digest = zlib.crc32(np.ascontiguousarray(env.observation).tobytes())
     return {name: getattr(env, name) for name in names} | {
         "actions": list(env.actions),
-        "observation_crc32": digest,
+        "observation_crc32": checksum(env.observation),
     }
 
 
@@ -219,11 +269,8 @@ def _replay(env: SeededEpisodes, record: dict[str, Any]) -> None:
     env.seed, env.index = record["seed"], record["index"]
     env.explicit, env.options = record["explicit"], record["options"]
     observation = env.resume(record["episode"], record["actions"])
-    if zlib.crc32(np.ascontiguousarray(observation).tobytes()) != record["observation_crc32"]:
-        raise RestoreError(
-            f"environment {env.index} gave another observation when episode {env.episode} was "
-            "re-played: it does not repeat from its seed and actions"
-        )
+    if checksum(observation) != record["observation_crc32"]:
+        raise other_course(env.index, env.episode)
 
 
 def _adopt(vector: Any, envs: Sequence[SeededEpisodes]) -> tuple[NDArray[Any], dict[str, Any]]:

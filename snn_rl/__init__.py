@@ -1,0 +1,70 @@
+"""Spiking reinforcement-learning agents: train a DQN, convert it to spikes, prune it to T = 1.
+
+    import snn_rl
+
+    agent = snn_rl.load_agent("zoo:CartPole-v1/T1")
+    agent.reset()
+    action = agent.act(obs)
+
+Importing this package is quick: each name below loads what it needs when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from snn_rl.agents.agent import Agent, load_agent, zoo
+    from snn_rl.agents.api import train
+    from snn_rl.conversion import Calibration, NeuronOptions, convert
+    from snn_rl.errors import SnnRlError
+    from snn_rl.network import Network
+    from snn_rl.neuron import LIF, Surrogate, lif_step
+    from snn_rl.pruning import temporal_pruning
+    from snn_rl.scan import lif_scan
+    from snn_rl.tracing import trace
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "LIF",
+    "Agent",
+    "Calibration",
+    "Network",
+    "NeuronOptions",
+    "SnnRlError",
+    "Surrogate",
+    "convert",
+    "lif_scan",
+    "lif_step",
+    "load_agent",
+    "temporal_pruning",
+    "trace",
+    "train",
+    "zoo",
+]
+
+_HOME = {
+    "Agent": "snn_rl.agents.agent",
+    "load_agent": "snn_rl.agents.agent",
+    "zoo": "snn_rl.agents.agent",
+    "train": "snn_rl.agents.api",
+    "Calibration": "snn_rl.conversion",
+    "NeuronOptions": "snn_rl.conversion",
+    "convert": "snn_rl.conversion",
+    "SnnRlError": "snn_rl.errors",
+    "Network": "snn_rl.network",
+    "LIF": "snn_rl.neuron",
+    "Surrogate": "snn_rl.neuron",
+    "lif_step": "snn_rl.neuron",
+    "temporal_pruning": "snn_rl.pruning",
+    "lif_scan": "snn_rl.scan",
+    "trace": "snn_rl.tracing",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'snn_rl' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

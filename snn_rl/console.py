@@ -13,6 +13,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from snn_rl.agents.evaluation import Evaluation
     from snn_rl.agents.training import Progress as StageProgress
+    from snn_rl.energy import EnergyReport
 
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -113,5 +114,58 @@ def evaluation_table(rows: Sequence[dict[str, Any]]) -> Table:
             str(row["distinct_trials"]),
             f"{row['spike_rate']:.3f}" if row["spike_rates"] else "–",
             f"{row['alpha']:.2f}",
+        )
+    return table
+
+
+def zoo_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """Table of `snn-rl zoo`: one row per shipped agent."""
+    table = Table("agent", "T", "mean ± std", "trials", "spikes", "α", "teacher", "training")
+    for row in rows:
+        scores, made = row.get("results", {}), row.get("provenance", {})
+        spiking = bool(scores.get("spike_rates"))
+        table.add_row(
+            f"zoo:{row['name']}",
+            str(row["timesteps"]) if spiking else "–",
+            f"{scores['mean_reward']:.1f} ± {scores['std_reward']:.1f}" if scores else "–",
+            str(scores.get("trials", "–")),
+            f"{scores['spike_rate']:.3f}" if spiking else "–",
+            f"{scores['alpha']:.2f}" if "alpha" in scores else "–",
+            row.get("teacher") or "–",
+            f"{made.get('steps', 0):,} steps, {made.get('seconds', 0) / 60:.1f} min",
+        )
+    return table
+
+
+def energy_tables(name: str, report: EnergyReport) -> tuple[Table, Table]:
+    """Tables of `snn-rl energy`: operations per layer, then the totals."""
+    layers = Table("layer", "MACs (ANN)", "entering rate", "ACs (Eq. 4)", "ACs (exact)", title=name)
+    for layer in report.layers:
+        rate = layer.entering_rate
+        layers.add_row(
+            layer.name,
+            f"{layer.macs:,}",
+            "analog" if rate is None else f"{rate:.4f}",
+            f"{layer.acs:,.0f}",
+            f"{layer.exact_acs:,.0f}",
+        )
+    totals = Table("per frame", "value")
+    totals.add_row("α = E_ANN / E_SNN (Eq. 4, compute only)", f"{report.alpha:.2f}")
+    totals.add_row("ANN compute, nJ", f"{report.ann_pj / 1e3:,.2f}")
+    totals.add_row("SNN compute, nJ", f"{report.snn_pj / 1e3:,.2f}")
+    totals.add_row("spikes per neuron", f"{report.mean_rate:.4f}")
+    return layers, totals
+
+
+def step_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """Table of `snn-rl benchmark step`."""
+    table = Table("network", "stage", "ms per update", "× ANN", "× ANN / T")
+    for row in rows:
+        table.add_row(
+            row["network"],
+            row["stage"],
+            f"{row['ms']:.1f}",
+            f"{row['ratio']:.2f}" if "ratio" in row else "1",
+            f"{row['ratio_per_T']:.2f}" if "ratio" in row else "–",
         )
     return table

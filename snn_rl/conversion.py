@@ -98,7 +98,7 @@ def fold_batch_norm(network: Network) -> Network:
         _fold(cast(Any, layers[name]), cast(Any, layers.pop(norm.name)))
         nodes[nodes.index(source)] = replace(source, options=source.options | {"bias": True})
         nodes = [_rewire(node, norm.name, name) for node in nodes if node is not norm]
-    return _assemble(nodes, layers, network.surrogate)
+    return _assemble(nodes, layers, network.surrogate, network.training)
 
 
 def _fold(layer: nn.Linear | nn.Conv2d, norm: nn.BatchNorm2d) -> None:
@@ -140,7 +140,7 @@ def _replace_activations(ann: Network, options: NeuronOptions) -> Network:
         raise ConversionError(
             "a spiking network needs at least one ReLU and must end in a Linear or Conv2d layer"
         )
-    network = _assemble(nodes, layers, options.surrogate)
+    network = _assemble(nodes, layers, options.surrogate, ann.training)
     for node in nodes:
         if node.op == "sumpool":
             kernel = node.options["kernel_size"]
@@ -244,11 +244,13 @@ def _rewire(node: Node, old: str, new: str) -> Node:
     return replace(node, inputs=tuple(new if name == old else name for name in node.inputs))
 
 
-def _assemble(nodes: list[Node], layers: dict[str, nn.Module], surrogate: Surrogate) -> Network:
+def _assemble(
+    nodes: list[Node], layers: dict[str, nn.Module], surrogate: Surrogate, training: bool
+) -> Network:
     """Network of `nodes` with the parameters that `layers` holds for them."""
     network = Network(nodes, surrogate)
     for name, layer in network.layers.items():
         if name in layers:
             layer.load_state_dict(layers[name].state_dict())
     device = next((p.device for layer in layers.values() for p in layer.parameters()), None)
-    return network.to(device)
+    return network.to(device).train(training)

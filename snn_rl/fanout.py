@@ -139,7 +139,8 @@ class LayerReads:
                 plane, kernel, None, layer.stride, layer.padding, layer.dilation
             )
             (gradient,) = torch.autograd.grad(reached.sum(), plane)
-        return (gradient[0] * (layer.out_channels // layer.groups)).expand(shape)
+        channels = int(layer.out_channels // layer.groups)
+        return (gradient[0] * channels).expand(shape)
 
 
 def rates_per_neuron(
@@ -157,7 +158,7 @@ def rates_per_neuron(
         )
     rates = {}
     for name, layer in network.spiking.items():
-        rate = torch.as_tensor(spike_rates[name], dtype=torch.float64, device="cpu")
+        rate = torch.as_tensor(spike_rates[name], dtype=torch.float64, device="cpu").detach()
         if rate.dim() and tuple(rate.shape) != layer.shape:
             raise SnnRlError(
                 f"the spike rates of layer {name!r} have shape {tuple(rate.shape)}; the layer has "

@@ -164,7 +164,6 @@ def test_network_equals_reference_at_every_t(
     want, want_state, want_spikes = reference.network(
         layers, observed, [s.numpy() for s in state], start.numpy(), timesteps, carry
     )
-    assert [np.array_equal(s.numpy(), w) for s, w in zip(new_state, want_state, strict=True)]
     for got, spiked in zip(spikes.values(), want_spikes, strict=True):
         assert np.array_equal(got.numpy(), spiked)
     for got, membrane in zip(new_state, want_state, strict=True):
@@ -172,6 +171,7 @@ def test_network_equals_reference_at_every_t(
     assert_allclose(y.numpy(), want, rtol=1e-6, atol=1e-6)
 
 
+@torch.no_grad()
 def test_reference_tests_see_spikes() -> None:
     """The random networks above fire, and not always."""
     for network in (mlp(1), cnn(1)):

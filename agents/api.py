@@ -1,0 +1,45 @@
+"""Training from Python: one call for a whole run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from snn_rl.agents.agent import Agent
+from snn_rl.agents.config import TrainConfig, load_preset, make_config, merge
+from snn_rl.agents.monitors import FileMonitor, StopFlag
+from snn_rl.agents.run import QNetworkFactory, Run, new_run_folder
+
+
+def train(
+    config: TrainConfig | Mapping[str, Any] | str,
+    *,
+    run_dir: str | Path | None = None,
+    q_network: QNetworkFactory | None = None,
+) -> dict[str, Agent]:
+    """Train ANN and spiking stages; returns the agents by stage: "ann", "T5", ... "T1".
+
+    Args:
+        config: an environment id (its preset, or defaults), settings on top of the preset of
+            their "env", or a complete TrainConfig.
+        run_dir: where everything is written; by default runs/<env>/<time>.
+        q_network: builds your own torch Q-network from (input shape, number of actions); it must
+            be feed-forward with ReLU activations (see snn_rl.tracing.trace).
+
+    Raises:
+        SnnRlError, UnsupportedEnvironment: bad configuration, environment or network.
+        Interrupted: SIGINT or SIGTERM arrived; finished stages are saved.
+    """
+    if isinstance(config, str):
+        config = {"env": config}
+    if not isinstance(config, TrainConfig):
+        config = make_config(merge(load_preset(str(config.get("env"))), config))
+    folder = Path(run_dir) if run_dir else new_run_folder(Path("runs"), config.env)
+    stop = StopFlag()
+    monitor = FileMonitor(folder, stop)
+    try:
+        with stop.on_signals():
+            return Run(config, folder, monitor, q_network=q_network).train()
+    finally:
+        monitor.close()

@@ -1,0 +1,75 @@
+"""Finds runs, stages and shipped agents; stores their scores."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from snn_rl import checkpoint
+from snn_rl.agents.agent import Agent, find_agent, zoo
+from snn_rl.agents.evaluation import evaluate, evaluation_seeds
+from snn_rl.energy import EnergyReport, energy_report
+from snn_rl.errors import CheckpointError
+
+RECORDED = (
+    "trials",
+    "distinct_trials",
+    "mean_reward",
+    "std_reward",
+    "spike_rate",
+    "spike_rates",
+    "alpha",
+)
+
+
+def newest_run(root: Path) -> Path | None:
+    """The run below `root` that was started last, if any."""
+    runs = [file.parent for file in root.glob("*/*/config.yaml")]
+    return max(runs, key=lambda run: (run / "config.yaml").stat().st_mtime, default=None)
+
+
+def stages(run: Path) -> list[Path]:
+    """Folders of a run's finished stages: teacher, ANN, then falling T; empty if it is no run."""
+    if not (run / "config.yaml").exists():
+        return []
+    found = sorted(card.parent for card in run.glob(f"*/{checkpoint.CARD}"))
+    if not found:
+        raise CheckpointError(f"{run} holds no finished stage yet")
+    return sorted(found, key=_stage_order)
+
+
+def save_evaluation(run: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Keep the rows of `snn-rl evaluate` beside the run, for its report."""
+    checkpoint.write_text(run / "evaluation.json", json.dumps(list(rows), indent=1))
+
+
+def record_scores(rows: Sequence[dict[str, Any]]) -> None:
+    """Store each row's scores in its agent's card."""
+    for row in rows:
+        folder = find_agent(row["agent"])
+        card = checkpoint.read_card(folder)
+        card["results"] = {**card.get("results", {}), **{key: row[key] for key in RECORDED}}
+        checkpoint.write_text(folder / checkpoint.CARD, json.dumps(card, indent=1))
+
+
+def zoo_rows() -> list[dict[str, Any]]:
+    """Cards of the shipped agents, each with its name."""
+    return [{"name": name} | checkpoint.read_card(find_agent(f"zoo:{name}")) for name in zoo()]
+
+
+def measure_energy(agent: Agent, trials: int) -> EnergyReport:
+    """Energy per frame at the spike rates of `trials` greedy games."""
+    policy = agent.policy
+    played = evaluate(policy, agent.env_id, agent.pipeline, evaluation_seeds(0, trials))
+    return energy_report(
+        policy.network, policy.timesteps, played.spike_rates, carry_membrane=policy.carry_membrane
+    )
+
+
+def _stage_order(folder: Path) -> tuple[int, int, str]:
+    card = checkpoint.read_card(folder)
+    name = str(card.get("stage"))
+    first = {"teacher": 0, "ann": 1}.get(name, 2)
+    return first, -int(card["timesteps"]), name
