@@ -35,7 +35,9 @@ class Agent:
     ) -> None:
         self.policy, self.pipeline, self.card = policy, pipeline, dict(card)
         self._state: State | None = None
-        self._single = True
+        self._sees = pipeline
+        if policy.privileged:
+            self._sees = ObservationPipeline("vector", policy.network.input_shape)
 
     @property
     def env_id(self) -> str:
@@ -72,7 +74,8 @@ class Agent:
         """Greedy action for one observation (an int), or actions for a batch ([batch] int64).
 
         Args:
-            observation: what the agent's environment returns, or its frame; single or batched.
+            observation: what the agent's environment returns, or its frame; single or batched. A
+                privileged agent takes info["full_state"] in its place.
             episode_start: bool [batch]; forgets those environments before this observation.
 
         Raises:
@@ -87,8 +90,8 @@ class Agent:
     ) -> NDArray[np.float32]:
         """Q-values [actions] or [batch, actions]; advances the memory like `act`."""
         array = np.asarray(observation)
-        single = self.pipeline.is_single(array)
-        frames = self.pipeline.encode(array[None] if single else array)
+        single = self._sees.is_single(array)
+        frames = self._sees.encode(array[None] if single else array)
         start = np.zeros(len(frames), np.bool_)
         if episode_start is not None:
             start = np.atleast_1d(np.asarray(episode_start, np.bool_))

@@ -9,7 +9,8 @@ from typing import Any
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.config import TrainConfig, load_preset, make_config, merge
 from snn_rl.agents.monitors import FileMonitor, StopFlag
-from snn_rl.agents.run import QNetworkFactory, Run, new_run_folder
+from snn_rl.agents.results import run_folder
+from snn_rl.agents.run import QNetworkFactory, Run
 
 
 def train(
@@ -28,14 +29,15 @@ def train(
             be feed-forward with ReLU activations (see snn_rl.tracing.trace).
 
     Raises:
-        SnnRlError, UnsupportedEnvironment: bad configuration, environment or network.
+        SnnRlError, UnsupportedEnvironment: bad configuration, environment or network, or a folder
+            that already holds a run.
         Interrupted: SIGINT or SIGTERM arrived; finished stages are saved.
     """
     if isinstance(config, str):
         config = {"env": config}
     if not isinstance(config, TrainConfig):
         config = make_config(merge(load_preset(str(config.get("env"))), config))
-    folder = Path(run_dir) if run_dir else new_run_folder(Path("runs"), config.env)
+    folder = run_folder(run_dir, config.env)
     stop = StopFlag()
     monitor = FileMonitor(folder, stop)
     try:

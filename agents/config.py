@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -17,7 +18,11 @@ from snn_rl.pruning import schedule
 
 class _Section(BaseModel):
     model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
     )
 
 
@@ -38,6 +43,12 @@ class NeuronConfig(_Section):
     gamma: float = Field(default=0.3, gt=0)
     """height of the triangle, or steepness of the arctan"""
 
+    @model_validator(mode="after")
+    def _consistent(self) -> NeuronConfig:
+        if self.leak_low > self.leak_high:
+            raise ValueError("leak_low must not exceed leak_high")
+        return self
+
 
 class LearnerConfig(_Section):
     """One training stage: roll-outs, replay, loss weights, optimiser."""
@@ -52,7 +63,7 @@ class LearnerConfig(_Section):
     learning_starts: int = Field(default=1_000, ge=0)
     """environment steps before the first update"""
     updates: int = Field(default=16, gt=0)
-    """gradient steps after each roll-out"""
+    """gradient steps after each roll-out (which they share out, by environment, if replay is 0)"""
     batch: int = Field(default=64, gt=0)
     """segments per update (with replay)"""
     segment: int = Field(default=1, gt=0)
@@ -68,7 +79,7 @@ class LearnerConfig(_Section):
     distill: list[float] = Field(default=[0.0, 0.0], min_length=2, max_length=2)
     """weight of the distillation loss at the stage's start and end"""
     temperature: float = Field(default=0.3, gt=0)
-    """of the teacher's and the student's softmax over Q-values, in units of their scale"""
+    """of the teacher's and the student's softmax over Q-values"""
     learning_rate: float = Field(default=1e-3, gt=0)
     final_learning_rate: float = Field(default=0.05, ge=0, le=1)
     """fraction of the learning rate left at the end (linear decay)"""
@@ -90,10 +101,16 @@ class LearnerConfig(_Section):
     def _consistent(self) -> LearnerConfig:
         if 0 < self.replay < self.num_envs * (self.burn_in + self.segment + self.n_step + 1):
             raise ValueError("replay is too small for one segment per environment")
-        if max(self.td) == 0 and max(self.distill) == 0:
-            raise ValueError("td and distill are both zero: nothing would be learnt")
         if min(*self.td, *self.distill) < 0:
             raise ValueError("td and distill weights must not be negative")
+        if self.replay == 0 and self.updates > self.num_envs:
+            raise ValueError("without replay there can be at most one update per environment")
+        if max(self.td) == 0 and max(self.distill) == 0:
+            raise ValueError("td and distill are both zero: nothing would be learnt")
+        if self.replay == 0 and max(self.td) > 0 and self.rollout <= self.n_step:
+            raise ValueError("without replay, rollout must exceed n_step")
+        if not all(0 <= epsilon <= 1 for epsilon in self.epsilon):
+            raise ValueError("epsilon must hold probabilities from 0 to 1")
         return self
 
 
@@ -113,8 +130,8 @@ class TrainConfig(_Section):
 
     env: str
     seed: int = Field(default=0, ge=0)
-    timesteps: int = Field(default=5, ge=1)
-    """T, spiking steps per frame, of the first spiking stage"""
+    timesteps: int = Field(default=5, ge=0)
+    """T, spiking steps per frame, of the first spiking stage; 0 trains the ANN alone"""
     until: int = Field(default=1, ge=1)
     """T of the last stage"""
     step: int = Field(default=1, ge=1)
@@ -130,7 +147,7 @@ class TrainConfig(_Section):
     environment's info['full_state']), stack:N (an ANN that sees N frames), or a saved agent"""
     stack: int = Field(default=1, ge=1)
     """frames the network sees at once; 1 leaves memory to the membranes"""
-    hidden: list[int] = [128, 128]
+    hidden: list[int] = Field(default=[128, 128], min_length=1)
     """hidden layers for vector observations; images use the Nature CNN"""
     flicker: float = Field(default=0.0, ge=0, le=1)
     """probability of a blank frame in training and validation"""
@@ -153,10 +170,16 @@ class TrainConfig(_Section):
         teacher_stack(self.teacher)
         if any(width < 1 for width in self.hidden):
             raise ValueError("hidden layers need at least one unit")
+        if max(self.privileged.td) == 0:
+            raise ValueError("privileged: td is zero, and a teacher has no teacher to learn from")
+        if self.teacher == "self" and max(self.ann.td) == 0:
+            raise ValueError("ann: td is zero, and with teacher self the ANN has no teacher")
         return self
 
     def stages(self) -> list[int]:
         """Timesteps of the spiking stages. Raises SnnRlError for an impossible schedule."""
+        if self.timesteps == 0:
+            return []
         return schedule(self.timesteps, self.until, step=self.step, skip=self.skip)
 
 
@@ -165,7 +188,7 @@ def teacher_stack(teacher: str) -> int | None:
     if not teacher.startswith("stack:"):
         return None
     count = teacher.removeprefix("stack:")
-    if not count.isdigit() or int(count) < 2:
+    if not count.isdecimal() or int(count) < 2:
         raise SnnRlError(f"teacher {teacher!r} needs a number of frames from 2, e.g. stack:4")
     return int(count)
 
@@ -181,7 +204,7 @@ def make_config(data: Mapping[str, Any], source: str = "configuration") -> Train
 def load_preset(env_id: str) -> dict[str, Any]:
     """Settings shipped for an environment (configs/<id>.yaml), or {} where there are none."""
     file = resources.files("snn_rl.configs") / f"{env_id.replace('/', '-')}.yaml"
-    return dict(yaml.safe_load(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+    return dict(_parse(file.read_text(encoding="utf-8"))) if file.is_file() else {}
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,10 +219,10 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
 def read_config(path: Path) -> dict[str, Any]:
     """Plain data of a YAML configuration file. Raises ConfigError if it is not a mapping."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = _parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path} must hold keys and values, e.g. 'env: CartPole-v1'")
@@ -214,13 +237,26 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         if not equals or not path:
             raise ConfigError(f"--set {override!r} must look like key=value, e.g. ann.steps=20000")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
+            value = _parse(text)
+        except (yaml.YAMLError, ValueError):
             raise ConfigError(f"--set {path}: {text!r} is not a YAML value") from None
         for key in reversed(path.split(".")):
             value = {key: value}
         result = merge(result, value)
     return result
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose floats need no point: 5e-4, as in YAML 1.2, JSON and Python."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _parse(text: str) -> Any:
+    return yaml.load(text, _Loader)
 
 
 def _explain(error: ValidationError) -> str:
@@ -232,8 +268,12 @@ def _explain(error: ValidationError) -> str:
         close = difflib.get_close_matches(str(first["loc"][-1]), section.model_fields, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         return f"unknown key '{path}'; {hint}allowed are {', '.join(section.model_fields)}"
+    if first["type"] == "missing":
+        return "no environment is named: set env (--env), e.g. CartPole-v1"
+    if first["type"] == "model_type":
+        return f"{path} must hold keys and values, not {first['input']!r}"
     message = first["msg"].removeprefix("Value error, ")
-    shown = "" if first["type"] in ("missing", "value_error") else f", not {first['input']!r}"
+    shown = "" if first["type"] == "value_error" else f", not {first['input']!r}"
     return f"{path + ': ' if path else ''}{message}{shown}"
 
 

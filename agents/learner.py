@@ -19,6 +19,9 @@ from torch.nn import functional
 from snn_rl.agents.config import LearnerConfig
 from snn_rl.agents.replay import Segment
 from snn_rl.network import Network, SpikeHook, State
+from snn_rl.stacking import stack_frames
+
+_Pair = tuple[Tensor, Tensor]
 
 
 class Learner:
@@ -44,8 +47,11 @@ class Learner:
         self.timesteps, self.carry_membrane = timesteps, carry_membrane
         self.total_updates = max(1, total_updates)
         self.updates = 0
+        # Stacked frames must be there, too, before the first frame that counts.
+        self.burn_in = max(config.burn_in if network.spiking else 0, network.stack - 1)
         # Only bootstrapping needs a target network.
-        self.target = network.clone().requires_grad_(False) if max(config.td) > 0 else None
+        self.target = network.clone().eval().requires_grad_(False) if max(config.td) > 0 else None
+        network.eval()
         self.parameters = [p for p in network.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(self.parameters, lr=config.learning_rate, fused=True)
 
@@ -66,10 +72,15 @@ class Learner:
         return rate * min(1.0, (self.updates + 1) / (config.warmup + 1))
 
     def update(self, segment: Segment) -> dict[str, float]:
-        """One gradient step; returns the losses and the mean spike rate."""
+        """One gradient step; returns the losses and the mean spike rate.
+
+        Dropout and batch-norm are in training mode for the losses alone.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
+        self.network.train()
         loss, metrics = self.loss(segment)
+        self.network.eval()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
@@ -87,7 +98,7 @@ class Learner:
     def loss(self, segment: Segment) -> tuple[Tensor, dict[str, float]]:
         """Weighted sum of the TD loss, the distillation loss and the spike-rate penalty."""
         config = self.config
-        burn_in = 0 if segment.state is not None else config.burn_in
+        burn_in = 0 if segment.state is not None else self.burn_in
         td_weight, distill_weight = (
             _at(self.progress, weights) for weights in (config.td, config.distill)
         )
@@ -95,7 +106,7 @@ class Learner:
         q, targets = self._forward(segment, burn_in, td_weight > 0, rates)
         now = slice(burn_in, burn_in + len(q))
         valid = self._tensor(segment.valid[now])
-        loss = q.new_zeros(())
+        loss = 0 * q.sum()  # has a gradient also where all weights are zero
         metrics: dict[str, float] = {}
         if targets is not None:
             chosen = q.gather(2, self._tensor(segment.action[now]).unsqueeze(2)).squeeze(2)
@@ -121,21 +132,12 @@ class Learner:
     ) -> tuple[Tensor, Tensor | None]:
         """Q-values [F, B, actions] of the frames between burn-in and bootstrap frames, and their
         TD targets [F, B] where asked for; fills `rates` per layer."""
-        network, target = self.network, self.target
         frames, start = self._tensor(segment.frames), self._tensor(segment.start)
-        end = len(frames) - self.ahead
-        state = segment.state or network.initial_state(frames.shape[1])
-
-        def observe(layer: str, spikes: Tensor) -> None:
-            rates[layer] = spikes.sum(1).mean()
-
-        if burn_in:
-            with torch.no_grad():
-                _, state = self._run(network, frames[:burn_in], state, start[:burn_in])
-        now = slice(burn_in, end)
-        q, state = self._run(network, frames[now], state, start[now], observe)
-        if target is None or not bootstrap:
-            return q, None
+        state = segment.state or self.network.initial_state(frames.shape[1])
+        now = slice(burn_in, len(frames) - self.ahead)
+        forward = self._in_sequence if self.network.spiking else self._one_by_one
+        if not bootstrap:
+            return forward(frames, start, state, now, None, rates)[0], None
         returns = n_step_returns(
             segment.reward[burn_in:],
             segment.terminated[burn_in:],
@@ -143,21 +145,71 @@ class Learner:
             gamma=self.config.gamma,
             n=self.ahead,
         )
-        index = self._tensor(returns.index), torch.arange(frames.shape[1], device=q.device)
-        with torch.no_grad():
-            if not state:  # a network without state needs the bootstrap frames alone
-                final = frames[burn_in:][index]
-                online, _ = self._run(network, final, (), None)
-                value, _ = self._run(target, final, (), None)
-            else:
-                # The target runs over the same frames with membranes of its own.
-                after, _ = self._run(network, frames[end:], state, start[end:])
-                online = torch.cat([q, after])[index]
-                own = target.initial_state(frames.shape[1])
-                whole, _ = self._run(target, frames, own, start)
-                value = whole[burn_in:][index]
-            best = value.gather(2, online.argmax(2, keepdim=True)).squeeze(2)
+        final = self._tensor(returns.index), torch.arange(frames.shape[1], device=frames.device)
+        q, after = forward(frames, start, state, now, final, rates)
+        if after is None:
+            return q, None
+        online, value = after
+        best = value.gather(2, online.argmax(2, keepdim=True)).squeeze(2)
         return q, self._tensor(returns.total) + self._tensor(returns.discount) * best
+
+    def _in_sequence(
+        self,
+        frames: Tensor,
+        start: Tensor,
+        state: State,
+        now: slice,
+        final: _Pair | None,
+        rates: dict[str, Tensor],
+    ) -> tuple[Tensor, _Pair | None]:
+        """Q-values of the frames `now`, and online and target ones of `final`, which counts from
+        the first of them."""
+
+        def observe(layer: str, spikes: Tensor) -> None:
+            rates[layer] = spikes.sum(1).mean()
+
+        before = state[0]
+        if now.start:
+            with torch.no_grad():
+                _, state = self._run(self.network, frames[: now.start], state, start[: now.start])
+        q, state = self._run(self.network, frames[now], state, start[now], observe)
+        if self.target is None or final is None:
+            return q, None
+        with torch.no_grad():
+            after, _ = self._run(self.network, frames[now.stop :], state, start[now.stop :])
+            # The target runs over the same frames with membranes of its own.
+            own = self.target.initial_state(frames.shape[1])
+            if self.target.stack > 1:
+                own = (before, *own[1:])
+            value, _ = self._run(self.target, frames, own, start)
+        return q, (torch.cat([q, after])[final], value[now.start :][final])
+
+    def _one_by_one(
+        self,
+        frames: Tensor,
+        start: Tensor,
+        state: State,
+        now: slice,
+        final: _Pair | None,
+        rates: dict[str, Tensor],
+    ) -> tuple[Tensor, _Pair | None]:
+        """As `_in_sequence`, without membranes: each frame counts with those stacked to it."""
+        stack = self.network.stack
+        views = stack_frames(frames, state[0], start)[0] if state else frames
+        views = views.unflatten(2, (stack, -1))
+
+        def run(network: Network, chosen: Tensor) -> Tensor:
+            batch = chosen.flatten(0, 1)
+            history = (batch[:, :-1],) if state else ()
+            q, _ = self._run(network, batch[None, :, -1], history, None)
+            return q.view(*chosen.shape[:2], -1)
+
+        q = run(self.network, views[now])
+        if self.target is None or final is None:
+            return q, None
+        views = views[now.start :][final]
+        with torch.no_grad():
+            return q, (run(self.network, views), run(self.target, views))
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(array).to(self.network.device)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
 from torch.utils.tensorboard import SummaryWriter
 
@@ -25,7 +27,13 @@ class StopFlag:
 
     @contextmanager
     def on_signals(self) -> Iterator[StopFlag]:
-        """SIGINT and SIGTERM raise the flag; a second SIGINT interrupts at once."""
+        """SIGINT and SIGTERM raise the flag; a second SIGINT interrupts at once.
+
+        Python takes signals in the main thread alone: in any other nothing changes.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
 
         def raise_flag(number: int, _: FrameType | None) -> None:
             if self.raised and number == signal.SIGINT:
@@ -42,12 +50,14 @@ class StopFlag:
 
 
 class FileMonitor:
-    """Writes metrics.jsonl (one line a second at most, and every validation) and TensorBoard."""
+    """Writes metrics.jsonl (one line a second at most, and every validation) and TensorBoard.
+
+    Nothing is written before the first progress, so that a refused run leaves no folder behind.
+    """
 
     def __init__(self, folder: Path, stop: StopFlag, seconds_between: float = 1.0) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.stop, self.pause = folder, stop, seconds_between
-        self.file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self.file: TextIO | None = None
         self.writer: SummaryWriter | None = None
         self.stage = ""
         self.written = 0.0
@@ -67,7 +77,8 @@ class FileMonitor:
 
     def close(self) -> None:
         """Flush and close the files."""
-        self.file.close()
+        if self.file is not None:
+            self.file.close()
         if self.writer is not None:
             self.writer.close()
 
@@ -76,6 +87,9 @@ class FileMonitor:
     ) -> None:
         self.written = time.monotonic()
         line = asdict(progress) | {"validation": validation}
+        if self.file is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.file = (self.folder / "metrics.jsonl").open("a", encoding="utf-8")
         self.file.write(json.dumps(line) + "\n")
         self.file.flush()
         values = {f"loss/{name}": value for name, value in progress.metrics.items()}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from snn_rl.network import State
@@ -96,17 +97,34 @@ class SegmentReplay:
 
     def sample(self, generator: np.random.Generator, batch: int, length: int) -> Segment:
         """Uniformly drawn segments of `length` frames. Raises ValueError if none fits yet."""
+        self._check(length)
         offsets = len(self) - length + 1
-        if offsets < 1:
-            raise ValueError(f"the replay holds {len(self)} rows; a segment needs {length}")
         env = generator.integers(len(self.frames), size=batch)
         first = generator.integers(offsets, size=batch) + (self.written - len(self))
         return self._cut(env, first, length)
 
-    def newest(self, length: int, state: State | None) -> Segment:
-        """The last `length` rows of every environment, with the state before them if given."""
-        env = np.arange(len(self.frames))
-        return self._cut(env, np.full(len(env), self.written - length), length, state)
+    def newest(
+        self, length: int, state: State | None, envs: NDArray[np.int64] | None = None
+    ) -> Segment:
+        """The last `length` rows of all or some environments.
+
+        Args:
+            state: of all environments before these rows, where it is known.
+            envs: indices of the environments to take.
+
+        Raises:
+            ValueError: there are fewer rows.
+        """
+        self._check(length)
+        if envs is None:
+            envs = np.arange(len(self.frames))
+        elif state is not None:
+            state = tuple(tensor[torch.from_numpy(envs)] for tensor in state)
+        return self._cut(envs, np.full(len(envs), self.written - length), length, state)
+
+    def _check(self, length: int) -> None:
+        if len(self) < length:
+            raise ValueError(f"the replay holds {len(self)} rows; a segment needs {length}")
 
     def _cut(
         self,

@@ -10,8 +10,9 @@ from typing import Any
 from snn_rl import checkpoint
 from snn_rl.agents.agent import Agent, find_agent, zoo
 from snn_rl.agents.evaluation import evaluate, evaluation_seeds
+from snn_rl.agents.run import new_run_folder
 from snn_rl.energy import EnergyReport, energy_report
-from snn_rl.errors import CheckpointError
+from snn_rl.errors import CheckpointError, SnnRlError
 
 RECORDED = (
     "trials",
@@ -30,11 +31,24 @@ def newest_run(root: Path) -> Path | None:
     return max(runs, key=lambda run: (run / "config.yaml").stat().st_mtime, default=None)
 
 
+def run_folder(given: str | Path | None, env_id: str) -> Path:
+    """Where a new run goes: the folder that was asked for, or a fresh one below runs/.
+
+    Raises:
+        SnnRlError: it already holds a run.
+    """
+    folder = Path(given) if given else new_run_folder(Path("runs"), env_id)
+    if (folder / "config.yaml").exists():
+        raise SnnRlError(f"{folder} already holds a run: choose another --run-dir")
+    return folder
+
+
 def stages(run: Path) -> list[Path]:
     """Folders of a run's finished stages: teacher, ANN, then falling T; empty if it is no run."""
     if not (run / "config.yaml").exists():
         return []
-    found = sorted(card.parent for card in run.glob(f"*/{checkpoint.CARD}"))
+    # Names with a dot in front are what an interrupted save left behind.
+    found = [card.parent for card in run.glob(f"[!.]*/{checkpoint.CARD}")]
     if not found:
         raise CheckpointError(f"{run} holds no finished stage yet")
     return sorted(found, key=_stage_order)

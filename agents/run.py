@@ -116,6 +116,8 @@ class Run:
             stages[stage.name] = agent
             return agent.policy.network
 
+        if not config.stages():
+            return stages
         spiking = self._convert(ann.policy, labeller)
         for _ in temporal_pruning(
             spiking, config.stages(), train, self._rates, rescale_leak=config.rescale_leak
@@ -172,6 +174,8 @@ class Run:
         else:
             module = mlp(stacked[0], self.config.hidden, self.spec.num_actions)
         network = trace(module, shape, pixels=pixels, stack=stack)
+        if pixels:  # convolutions are about a third faster in this layout
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return network.to(self.device)
 
     def _convert(self, ann: Policy, labeller: Policy) -> Network:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -12,11 +14,14 @@ from snn_rl.agents.config import LearnerConfig, ValidationConfig
 from snn_rl.agents.evaluation import STANDARD, Conditions, Evaluation, evaluate, validation_seeds
 from snn_rl.agents.learner import Learner
 from snn_rl.agents.policy import Policy
-from snn_rl.agents.replay import SegmentReplay
+from snn_rl.agents.replay import Segment, SegmentReplay
 from snn_rl.agents.rollout import Exploration, Rollout
 from snn_rl.envs.observation import ObservationPipeline
+from snn_rl.errors import SnnRlError
 from snn_rl.grid import snap
-from snn_rl.network import Network
+from snn_rl.network import Network, State
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -93,11 +98,11 @@ def train_stage(
 
     Raises:
         FloatingPointError: the gradients are not finite.
+        SnnRlError: the replay is too small.
     """
     began = time.monotonic()
     generator = np.random.default_rng(stage_seed)
     envs = config.num_envs
-    vector = task.conditions.make_vector(task.env_id, envs, stage_seed)
     replay = _make_replay(config, task, teacher, policy)
     learner = Learner(
         policy.network,
@@ -108,11 +113,14 @@ def train_stage(
         timesteps=policy.timesteps,
         carry_membrane=policy.carry_membrane,
     )
-    length = config.burn_in + config.segment + learner.ahead if config.replay else config.rollout
+    length = learner.burn_in + config.segment + learner.ahead if config.replay else config.rollout
+    if replay.rows < length:
+        raise SnnRlError(f"{name}: replay must hold at least {length * envs} transitions")
     judge = _Judge(policy, task, validation)
     recent: list[float] = []
     steps, metrics = 0, {}
     next_validation = config.learning_starts + validation.every
+    vector = task.conditions.make_vector(task.env_id, envs, stage_seed)
     try:
         rollout = Rollout(
             vector,
@@ -130,11 +138,7 @@ def train_stage(
             recent = (recent + [episode_return for episode_return, _ in finished])[-100:]
             steps += config.rollout * envs
             if steps >= config.learning_starts and len(replay) >= length:
-                for _ in range(config.updates):
-                    if config.replay:
-                        segment = replay.sample(generator, config.batch, length)
-                    else:
-                        segment = replay.newest(config.rollout, before)
+                for segment in _segments(replay, config, length, before, generator):
                     metrics = learner.update(segment)
             progress = Progress(
                 stage=name,
@@ -153,6 +157,13 @@ def train_stage(
                 monitor.validated(progress, judge.validate())
     finally:
         vector.close()
+    if steps >= config.steps and not learner.updates:
+        log.warning(
+            "stage %s ended untrained: its %d steps hold no update after the first %d",
+            name,
+            steps,
+            config.learning_starts,
+        )
     return Result(
         network=judge.best or policy.network,
         validation=judge.best_mean,
@@ -173,6 +184,23 @@ def exploration(config: LearnerConfig, progress: float) -> Exploration:
     if config.teacher_acts > 0:
         share = max(0.0, 1 - progress / config.teacher_acts)
     return Exploration(epsilon, share)
+
+
+def _segments(
+    replay: SegmentReplay,
+    config: LearnerConfig,
+    length: int,
+    state: State,
+    generator: np.random.Generator,
+) -> Iterator[Segment]:
+    """Data of the updates after a roll-out: drawn from the replay, or the roll-out itself,
+    divided among the updates by environment, from the `state` it really began in."""
+    if config.replay:
+        for _ in range(config.updates):
+            yield replay.sample(generator, config.batch, length)
+        return
+    for envs in np.array_split(generator.permutation(config.num_envs), config.updates):
+        yield replay.newest(length, state, envs)
 
 
 def _make_replay(

@@ -5,17 +5,13 @@ Importing registers ``PositionOnlyCartPole-v1`` and ``PixelCartPole-v1`` with Gy
 
 from gymnasium.envs.registration import register, registry
 
+from snn_rl.envs.atari import AtariVector
 from snn_rl.envs.cartpole import PixelCartPole, PositionOnlyCartPole, draw_cartpole
-from snn_rl.envs.spaces import EnvironmentSpec, UnsupportedEnvironment, check_spaces
-from snn_rl.envs.vector import (
-    Flicker,
-    RestoreError,
-    SeededEpisodes,
-    episode_seed,
-    make_vector,
-    restore,
-    snapshot,
-)
+from snn_rl.envs.games import AtariGame, UnsupportedEnvironment, atari_game
+from snn_rl.envs.seeding import RestoreError, episode_seed
+from snn_rl.envs.spaces import EnvironmentSpec, check_spaces
+from snn_rl.envs.vector import SeededEpisodes, make_vector, restore, snapshot
+from snn_rl.envs.wrappers import Flicker, Sticky
 
 for _name in ("PositionOnlyCartPole", "PixelCartPole"):
     if f"{_name}-v1" not in registry:
@@ -27,13 +23,17 @@ for _name in ("PositionOnlyCartPole", "PixelCartPole"):
         )
 
 __all__ = [
+    "AtariGame",
+    "AtariVector",
     "EnvironmentSpec",
     "Flicker",
     "PixelCartPole",
     "PositionOnlyCartPole",
     "RestoreError",
     "SeededEpisodes",
+    "Sticky",
     "UnsupportedEnvironment",
+    "atari_game",
     "check_spaces",
     "draw_cartpole",
     "episode_seed",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
@@ -12,81 +12,15 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from snn_rl.envs.seeding import (
-    FLICKER_STREAM,
-    check_probability,
-    episode_seed,
-)
-from snn_rl.envs.spaces import UnsupportedEnvironment, find_spec
+from snn_rl.envs.games import NO_LIMIT, AtariGame
+from snn_rl.envs.seeding import RestoreError, checksum, episode_seed, other_course, too_short
+from snn_rl.envs.wrappers import VectorFlicker, check_probability
 
-ENTRY_POINT = "ale_py.env:AtariEnv"
 SIDE = 84
 """Height and width of a frame, in pixels."""
 
-DECISION_FRAMES = 4
-"""Raw frames per decision where an id leaves frame skipping to the agent (``NoFrameskip``)."""
 
-_BLOCK = 512  # flicker draws made at a time
-_NO_LIMIT = 2**31 - 2  # of frames per episode
-
-
-@dataclass(frozen=True)
-class AtariGame:
-    """What a Gymnasium id promises of its game.
-
-    Attributes:
-        env_id: Gymnasium id.
-        rom: name of the game's ROM.
-        frame_skip: raw frames per decision.
-        sticky: probability that a raw frame repeats the previous frame's action.
-        full_action_space: all 18 actions instead of those that the game uses.
-        decisions: an episode is truncated after so many decisions.
-    """
-
-    env_id: str
-    rom: str
-    frame_skip: int
-    sticky: float
-    full_action_space: bool
-    decisions: int
-
-
-def atari_game(env_id: str) -> AtariGame | None:
-    """The game behind a Gymnasium id, or None if it is not one of ALE's.
-
-    Raises:
-        UnsupportedEnvironment: the id is unknown, asks for what the vector environment cannot do
-            (a random frame skip, a mode or difficulty), or has no ROM.
-    """
-    spec = find_spec(env_id)
-    if spec.entry_point != ENTRY_POINT or spec.additional_wrappers:
-        return None
-    kwargs = spec.kwargs
-    skip = kwargs.get("frameskip", 1)
-    if not isinstance(skip, int):
-        raise UnsupportedEnvironment(
-            f"{env_id!r} skips a random number of frames, from {skip[0]} to {skip[1] - 1}, but "
-            "only a fixed number is supported: take the NoFrameskip-v4 or the ALE/…-v5 id."
-        )
-    for name in ("mode", "difficulty", "continuous", "sound_obs"):
-        if kwargs.get(name):
-            raise UnsupportedEnvironment(
-                f"{env_id!r} sets {name!r}, which ALE's vector environment does not support."
-            )
-    skip = DECISION_FRAMES if skip == 1 else skip
-    frames = kwargs.get("max_num_frames_per_episode") or _NO_LIMIT
-    decisions = -(-frames // skip)
-    return AtariGame(
-        env_id,
-        kwargs["game"],
-        skip,
-        float(kwargs.get("repeat_action_probability", 0.0)),
-        bool(kwargs.get("full_action_space", False)),
-        min(decisions, spec.max_episode_steps or decisions),
-    )
-
-
-class AtariVector(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint8]]):
+class AtariVector(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
     """Copies of an Atari game, with a grey uint8 frame ``(1, 84, 84)`` for each decision.
 
     Frames are the last raw frame of a decision, or with ``maxpool`` the maximum of its last two.
@@ -125,8 +59,8 @@ class AtariVector(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uin
             UnsupportedEnvironment: the game has no ROM.
             ValueError: an argument is out of its range.
         """
-        check_probability("flicker", flicker)
-        check_probability("sticky", game.sticky if sticky is None else sticky)
+        sticky = game.sticky if sticky is None else sticky
+        check_probability("sticky", sticky)
         if num_envs < 1 or seed < 0 or threads < 1 or noop_max < 0:
             raise ValueError(
                 "need num_envs >= 1, seed >= 0, threads >= 1 and noop_max >= 0, but got "
@@ -134,14 +68,14 @@ class AtariVector(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uin
             )
         from ale_py.vector_env import AtariVectorEnv
 
-        self.game, self.flicker, self.num_envs = game, flicker, num_envs
+        self.game, self.num_envs = game, num_envs
         self._vector: Any = AtariVectorEnv(
             game.rom,
             num_envs,
             num_threads=threads,
             # ALE would truncate with a frame that is one decision old; `step` does it instead.
-            max_num_frames_per_episode=_NO_LIMIT,
-            repeat_action_probability=game.sticky if sticky is None else sticky,
+            max_num_frames_per_episode=NO_LIMIT,
+            repeat_action_probability=sticky,
             full_action_space=game.full_action_space,
             img_height=SIDE,
             img_width=SIDE,
@@ -154,7 +88,8 @@ class AtariVector(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uin
         )
         self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
         self.single_observation_space = gym.spaces.Box(0, 255, (1, SIDE, SIDE), np.uint8)
-        self.single_action_space = gym.spaces.Discrete(int(self._vector.single_action_space.n))
+        self._count = len(self._vector.ale.get_action_set())
+        self.single_action_space = gym.spaces.Discrete(self._count)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._rows = np.arange(num_envs)
@@ -164,8 +99,7 @@ class AtariVector(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uin
         self._lengths = np.zeros(num_envs, np.int64)
         self._actions = np.zeros((num_envs, 1024), np.uint8)
         self._over = np.zeros(num_envs, np.bool_)
-        self._generators = [np.random.default_rng() for _ in range(num_envs)]
-        self._draws = np.ones((num_envs, _BLOCK))
+        self._flicker = VectorFlicker(flicker, num_envs)
 
     def reset(
         self,
@@ -185,22 +119,23 @@ class AtariVector(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uin
         if options:
             raise ValueError(f"Atari games take no reset options, but got {sorted(options)}")
         given: Sequence[int | None]
-        if seed is None or isinstance(seed, int):
-            given = [None if seed is None else seed + i for i in range(self.num_envs)]
+        if seed is None or isinstance(seed, (int, np.integer)):
+            given = [None if seed is None else int(seed) + i for i in range(self.num_envs)]
         else:
             given = seed
         if len(given) != self.num_envs:
             raise ValueError(f"got {len(given)} seeds for {self.num_envs} environments")
+        if not all(s is None or 0 <= s < 2**31 for s in given):
+            raise ValueError(f"seeds are from 0 to 2**31 - 1, but got {given}")
         for i, explicit in enumerate(given):
             if explicit is None:
                 self._episodes[i] += 1
-                continue
-            if not 0 <= explicit < 2**31:
-                raise ValueError(f"seeds are from 0 to 2**31 - 1, but got {explicit}")
-            self._seeds[i], self._episodes[i], self._explicit[i] = int(explicit), 0, True
+            else:
+                self._seeds[i], self._episodes[i], self._explicit[i] = int(explicit), 0, True
         self._over[:] = False
         frames, info = self._start(np.ones(self.num_envs, np.bool_))
-        return self._blank(frames), info
+        self._flicker.blank(frames, self._lengths)
+        return frames, info
 
     def step(
         self, actions: NDArray[np.int64]
@@ -216,10 +151,6 @@ class AtariVector(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uin
             Frames uint8 ``[num_envs, 1, 84, 84]`` (new arrays), rewards float32, terminations,
             truncations ``[num_envs]`` and ALE's infos.
         """
-        frames, rewards, terminated, truncated, info = self._advance(actions)
-        return self._blank(frames), rewards, terminated, truncated, info
-
-    def _advance(self, actions: NDArray[np.int64]) -> tuple[Any, ...]:
         chosen = self._checked(actions)
         frames, rewards, terminated, _, info = self._vector.step(chosen)
         rewards = rewards.astype(np.float32)
@@ -237,16 +168,16 @@ class AtariVector(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uin
             rewards[begun] = 0
             terminated[begun] = truncated[begun] = False
         self._over = terminated | truncated
+        self._flicker.blank(frames, self._lengths)
         return frames, rewards, terminated, truncated, info
 
     def _checked(self, actions: NDArray[np.int64]) -> NDArray[np.int64]:
         # ALE's threads would wait for ever after an action that they do not know.
         chosen = np.asarray(actions)
-        count = self.single_action_space.n  # type: ignore[attr-defined]
         if chosen.shape != (self.num_envs,) or chosen.dtype.kind not in "iu":
             raise ValueError(f"need {self.num_envs} integer actions, but got {chosen!r}")
-        if chosen.min() < 0 or chosen.max() >= count:
-            raise ValueError(f"actions are from 0 to {count - 1}, but got {chosen!r}")
+        if chosen.min() < 0 or chosen.max() >= self._count:
+            raise ValueError(f"actions are from 0 to {self._count - 1}, but got {chosen!r}")
         if min(self._episodes) < 0:
             raise gym.error.ResetNeeded("call reset before the first step")
         return chosen.astype(np.int64, copy=False)
@@ -254,23 +185,103 @@ class AtariVector(VectorEnv[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uin
     def _start(self, begun: NDArray[np.bool_]) -> tuple[NDArray[np.uint8], dict[str, Any]]:
         """Begin the current episodes of some environments; the current frames of all."""
         seeds = []
-        for i in np.flatnonzero(begun):
+        for i in np.flatnonzero(begun).tolist():
             exact = self._explicit[i] and self._episodes[i] == 0
             base, index, episode = self._seeds[i], self._indices[i], self._episodes[i]
             seeds.append(base if exact else episode_seed(base, index, episode))
-            self._generators[i] = np.random.default_rng([seeds[-1], FLICKER_STREAM])
+            self._flicker.begin(i, seeds[-1])
         self._lengths[begun] = 0
         mask = None if begun.all() else {"reset_mask": begun}
         frames, info = self._vector.reset(seed=np.array(seeds, np.int64), options=mask)
         return frames, info
 
-    def _blank(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        if self.flicker:
-            place = self._lengths % _BLOCK
-            for i in np.flatnonzero(place == 0):
-                self._draws[i] = self._generators[i].random(_BLOCK)
-            frames[self._draws[self._rows, place] < self.flicker] = 0
-        return frames
+    def snapshot(self) -> list[dict[str, Any]]:
+        """Record where every game stands; see ``snn_rl.envs.snapshot``.
+
+        Raises:
+            RestoreError: the environments were never reset.
+        """
+        if min(self._episodes) < 0:
+            raise RestoreError("the environments were never reset: there is nothing to record")
+        frames, _ = self._current()
+        self._flicker.blank(frames, self._lengths)
+        played = [row[:n] for row, n in zip(self._actions, self._lengths, strict=True)]
+        return [
+            {
+                "seed": self._seeds[i],
+                "index": self._indices[i],
+                "episode": self._episodes[i],
+                "explicit": self._explicit[i],
+                "actions": base64.b64encode(played[i].tobytes()).decode(),
+                "observation_crc32": checksum(frame),
+            }
+            for i, frame in enumerate(frames)
+        ]
+
+    def restore(
+        self, records: Sequence[dict[str, Any]]
+    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+        """Bring the games to where ``snapshot`` recorded them; see ``snn_rl.envs.restore``.
+
+        Takes as many steps as the longest unfinished episode has.
+
+        Raises:
+            RestoreError: another number of environments, or re-playing took another course.
+        """
+        if len(records) != self.num_envs:
+            raise RestoreError(f"the snapshot has {len(records)} environments, not {self.num_envs}")
+        try:
+            played = [np.frombuffer(base64.b64decode(r["actions"]), np.uint8) for r in records]
+        except (TypeError, ValueError):
+            raise RestoreError("the snapshot is damaged, or not one of an Atari game") from None
+        self._seeds = [record["seed"] for record in records]
+        self._indices = [record["index"] for record in records]
+        self._episodes = [record["episode"] for record in records]
+        self._explicit = [record["explicit"] for record in records]
+        frames, info = self._replay(played)
+        self._flicker.blank(frames, self._lengths)
+        for i, record in enumerate(records):
+            if checksum(frames[i]) != record["observation_crc32"]:
+                raise other_course(self._indices[i], self._episodes[i])
+        return frames, info
+
+    def _replay(self, played: list[NDArray[np.uint8]]) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+        """Begin every game when only its own actions are left, so that all end together."""
+        lengths = np.array([len(actions) for actions in played])
+        total = int(lengths.max())
+        plan = np.zeros((self.num_envs, total), np.int64)
+        for row, actions in zip(plan, played, strict=True):
+            row[total - len(actions) :] = actions
+        if plan.max(initial=0) >= self._count:
+            raise RestoreError(f"the snapshot has actions beyond the game's {self._count}")
+        terminated = np.zeros(self.num_envs, np.bool_)
+        self._vector.reset()
+        for step in range(total):
+            if (begun := lengths == total - step).any():
+                self._start(begun)
+            _, _, terminated, _, _ = self._vector.step(plan[:, step])
+            ended = terminated & (lengths >= total - step)
+            if step < total - 1 and ended.any():
+                i = int(ended.argmax())
+                left = total - 1 - step
+                raise too_short(
+                    self._indices[i], self._episodes[i], int(lengths[i]) - left, int(lengths[i])
+                )
+        if (begun := lengths == 0).any():
+            self._start(begun)
+        self._lengths = lengths
+        self._actions = np.zeros((self.num_envs, max(1024, 2 * total)), np.uint8)
+        for i, actions in enumerate(played):
+            self._actions[i, : len(actions)] = actions
+        self._over = (terminated & (lengths > 0)) | (lengths >= self.game.decisions)
+        return self._current()
+
+    def _current(self) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+        """Frames that the games show now, without blanks, and infos."""
+        frames, info = self._vector.reset(
+            seed=np.zeros(0, np.int64), options={"reset_mask": np.zeros(self.num_envs, np.bool_)}
+        )
+        return frames, info
 
     def close_extras(self, **kwargs: Any) -> None:
         """Free the emulators."""

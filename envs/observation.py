@@ -10,22 +10,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snn_rl.envs.spaces import EnvironmentSpec
+from snn_rl.envs.vector import make_vector
+
+# Of red, green and blue, in 1/10000, as ALE computed its palettes' grey levels.
+_ALE_WEIGHTS = np.array([2989, 5870, 1140], np.float32)
 
 
 @dataclass(frozen=True)
 class ObservationPipeline:
-    """Vectors pass as float32; images become one grey uint8 frame of `side` x `side` pixels.
+    """Vectors become scaled float32; images become one grey uint8 frame of `side` x `side` pixels.
 
     Attributes:
         kind: "vector" or "image".
         raw_shape: one observation as the environment returns it: (features,), (height, width) or
             (height, width, channels) with 1 (grey) or 3 (RGB) channels.
         side: edge of the frame in pixels (images).
+        grey: formula from RGB to grey: OpenCV's, or the one behind ALE's palettes. With "ale" the
+            raw RGB frame of an Atari game gives the very frame that `AtariVector` shows, except
+            in Air Raid, whose RGB colours do not determine ALE's grey levels.
+        scale: factor per feature of a vector; () leaves it as it is. Networks learn slowly from
+            features whose whole range is small, such as a pole's angle.
     """
 
     kind: Literal["vector", "image"]
     raw_shape: tuple[int, ...]
     side: int = 84
+    grey: Literal["cv2", "ale"] = "cv2"
+    scale: tuple[float, ...] = ()
 
     @property
     def frame_shape(self) -> tuple[int, ...]:
@@ -50,11 +61,11 @@ class ObservationPipeline:
             frames = array.astype(np.float32)
             if not np.isfinite(frames).all():
                 raise ValueError("the observation holds NaN or infinite numbers")
-            return frames
+            return frames * np.asarray(self.scale, np.float32) if self.scale else frames
         if array.dtype != np.uint8:
             raise self._mismatch(array)
         if array.shape[1:] == self.frame_shape:
-            return array
+            return np.require(array, requirements=["C", "W"])  # as torch wants it
         if array.shape[1:] != self.raw_shape:
             raise self._mismatch(array)
         return np.stack([self._grey(image) for image in array])[:, None]
@@ -71,15 +82,27 @@ class ObservationPipeline:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form."""
-        return {"kind": self.kind, "raw_shape": list(self.raw_shape), "side": self.side}
+        return {
+            "kind": self.kind,
+            "raw_shape": list(self.raw_shape),
+            "side": self.side,
+            "grey": self.grey,
+            "scale": list(self.scale),
+        }
 
     def _grey(self, image: NDArray[np.uint8]) -> NDArray[Any]:
         grey: NDArray[Any] = image
         if image.ndim == 3:
-            grey = image[..., 0] if image.shape[2] == 1 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+            grey = image[..., 0] if image.shape[2] == 1 else self._from_rgb(image)
         if grey.shape != (self.side, self.side):
             grey = cv2.resize(grey, (self.side, self.side), interpolation=cv2.INTER_AREA)
         return grey
+
+    def _from_rgb(self, image: NDArray[np.uint8]) -> NDArray[Any]:
+        if self.grey == "cv2":
+            return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        weighted = image.astype(np.float32) @ _ALE_WEIGHTS  # exact: whole numbers below 2**24
+        return ((weighted.astype(np.int32) + 5000) // 10000).astype(np.uint8)
 
     def _mismatch(self, array: NDArray[Any]) -> ValueError:
         dtype = "float" if self.kind == "vector" else "uint8"
@@ -104,15 +127,39 @@ def pipeline_for(spec: EnvironmentSpec) -> ObservationPipeline:
             f"{spec.env_id!r} returns images of {shape[2]} channels; 1 (grey) and 3 (RGB) are "
             "supported"
         )
-    return ObservationPipeline(spec.kind, shape)
+    scale = measure_scale(spec.env_id) if spec.kind == "vector" else ()
+    return ObservationPipeline(spec.kind, shape, grey=spec.grey, scale=scale)
+
+
+def measure_scale(env_id: str) -> tuple[float, ...]:
+    """Factor per feature that brings its spread under random play near 1.
+
+    Factors are powers of two, so that scaling is exact; features that never change keep 1.
+    """
+    count, steps, seed = 16, 128, 0
+    generator = np.random.default_rng(seed)
+    vector = make_vector(env_id, count, seed=seed)
+    try:
+        seen = [vector.reset()[0]]
+        actions: Any = vector.single_action_space
+        for _ in range(steps):
+            seen.append(vector.step(generator.integers(actions.n, size=count))[0])
+    finally:
+        vector.close()
+    spread = np.concatenate(seen).astype(np.float64).std(0)
+    exponents = -np.round(np.log2(np.where(spread > 1e-9, spread, 1.0)))
+    return tuple((2.0**exponents).tolist())
 
 
 def pipeline_from_dict(data: Any) -> ObservationPipeline:
     """Reverse of `to_dict`. Raises ValueError if it is not one."""
     try:
         kind, shape, side = data["kind"], tuple(int(n) for n in data["raw_shape"]), data["side"]
-    except (KeyError, TypeError, ValueError):
+        grey, scale = data["grey"], tuple(float(factor) for factor in data["scale"])
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise ValueError("the observation pipeline is damaged") from None
-    if kind not in ("vector", "image") or not isinstance(side, int):
+    known = kind in ("vector", "image") and grey in ("cv2", "ale")
+    fits = not scale or (kind == "vector" and (len(scale),) == shape)
+    if not known or not fits or not isinstance(side, int):
         raise ValueError("the observation pipeline is damaged")
-    return ObservationPipeline(kind, shape, side)
+    return ObservationPipeline(kind, shape, side, grey, scale)

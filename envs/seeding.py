@@ -6,10 +6,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Streams keep what wrappers draw independent of the environment's own draws.
-FLICKER_STREAM = 0xF11C
-STICKY_STREAM = 0x571C
-
 
 class RestoreError(RuntimeError):
     """A snapshot cannot be restored: it does not fit, or re-playing it took another course."""
@@ -22,12 +18,6 @@ def episode_seed(seed: int, index: int, episode: int) -> int:
     """
     # 31 bits: ALE takes its seeds as signed 32-bit integers.
     return int(np.random.SeedSequence([seed, index, episode]).generate_state(1)[0] >> 2) | 1 << 30
-
-
-def check_probability(name: str, value: float) -> None:
-    """Raise ``ValueError`` unless ``0 <= value <= 1``."""
-    if not 0.0 <= value <= 1.0:
-        raise ValueError(f"{name} is a probability from 0 to 1, but got {value}")
 
 
 def checksum(observation: NDArray[Any]) -> int:

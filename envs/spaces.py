@@ -1,18 +1,12 @@
 """Which environments an agent can use, and clear refusals of the others."""
 
-import contextlib
-import difflib
-import importlib
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.envs.registration import EnvSpec
 
-
-class UnsupportedEnvironment(ValueError):
-    """The environment is unknown, or its spaces are not ones an agent here can use."""
+from snn_rl.envs.games import ALE_ENTRY_POINT, UnsupportedEnvironment, atari_game
 
 
 @dataclass(frozen=True)
@@ -25,6 +19,7 @@ class EnvironmentSpec:
         observation_dtype: NumPy name, such as ``"float32"`` or ``"uint8"``.
         num_actions: actions are 0 … num_actions - 1.
         kind: ``"vector"`` (1-D float) or ``"image"`` (2-D or 3-D uint8).
+        grey: formula that turns its colours grey, OpenCV's or that of ALE's palettes.
     """
 
     env_id: str
@@ -32,6 +27,7 @@ class EnvironmentSpec:
     observation_dtype: str
     num_actions: int
     kind: Literal["vector", "image"]
+    grey: Literal["cv2", "ale"] = "cv2"
 
 
 def check_spaces(env_id: str) -> EnvironmentSpec:
@@ -51,36 +47,17 @@ def check_spaces(env_id: str) -> EnvironmentSpec:
 def make_single(env_id: str) -> gym.Env[Any, Any]:
     """Create one environment without Gymnasium's passive checker.
 
+    An Atari game skips as many frames per step as in ``make_vector``.
+
     Raises:
         UnsupportedEnvironment: the id is unknown, or the environment cannot be created.
     """
-    find_spec(env_id)
+    game = atari_game(env_id)
+    options = {"frameskip": game.frame_skip} if game else {}
     try:
-        return gym.make(env_id, disable_env_checker=True)
+        return gym.make(env_id, disable_env_checker=True, **options)
     except (gym.error.Error, ImportError) as error:
         raise UnsupportedEnvironment(f"{env_id!r} cannot be created: {_text(error)}") from error
-
-
-def find_spec(env_id: str) -> EnvSpec:
-    """Gymnasium's specification of an id, also of ``module:id``.
-
-    Raises:
-        UnsupportedEnvironment: the id is unknown.
-    """
-    module, _, name = env_id.rpartition(":")
-    try:
-        if module:
-            importlib.import_module(module)
-    except ImportError as error:
-        raise UnsupportedEnvironment(f"{env_id!r} cannot be imported: {error}") from error
-    if name not in gym.registry:
-        with contextlib.suppress(ImportError):
-            importlib.import_module("ale_py")  # registers the Atari games
-    if name in gym.registry:
-        return gym.registry[name]
-    near = difflib.get_close_matches(name, gym.registry, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else "import the package that registers it first."
-    raise UnsupportedEnvironment(f"Gymnasium knows no environment {env_id!r}: {hint}")
 
 
 def describe(env_id: str, env: gym.Env[Any, Any]) -> EnvironmentSpec:
@@ -101,7 +78,15 @@ def describe(env_id: str, env: gym.Env[Any, Any]) -> EnvironmentSpec:
             f"{env_id!r} has the observation space {_text(seen)}, "
             "but only 1-D float boxes and 2-D or 3-D uint8 boxes are supported."
         )
-    return EnvironmentSpec(env_id, seen.shape, seen.dtype.name, int(actions.n), kind)
+    grey: Literal["cv2", "ale"] = "ale" if _is_ale(env) else "cv2"
+    return EnvironmentSpec(
+        env_id=env_id,
+        observation_shape=seen.shape,
+        observation_dtype=seen.dtype.name,
+        num_actions=int(actions.n),
+        kind=kind,
+        grey=grey,
+    )
 
 
 def _kind(space: gym.Space[Any]) -> Literal["vector", "image"] | None:
@@ -112,6 +97,10 @@ def _kind(space: gym.Space[Any]) -> Literal["vector", "image"] | None:
     if len(space.shape) in (2, 3) and space.dtype == np.uint8:
         return "image"
     return None
+
+
+def _is_ale(env: gym.Env[Any, Any]) -> bool:
+    return env.spec is not None and env.spec.entry_point == ALE_ENTRY_POINT
 
 
 def _text(thing: object) -> str:

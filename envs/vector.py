@@ -9,84 +9,11 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import concatenate
 from numpy.typing import NDArray
 
-from snn_rl.envs.atari import AtariVector, atari_game
-from snn_rl.envs.seeding import (
-    FLICKER_STREAM,
-    STICKY_STREAM,
-    RestoreError,
-    check_probability,
-    checksum,
-    episode_seed,
-    other_course,
-    too_short,
-)
+from snn_rl.envs.atari import AtariVector
+from snn_rl.envs.games import atari_game
+from snn_rl.envs.seeding import RestoreError, checksum, episode_seed, other_course, too_short
 from snn_rl.envs.spaces import describe, make_single
-
-
-class Flicker(gym.Wrapper[NDArray[Any], Any, NDArray[Any], Any]):
-    """Blank each observation to zeros with a fixed probability, independently.
-
-    The first observation of an episode takes part; ``info`` is never touched. The draws follow
-    from the seed given to ``reset``, without changing the environment's own randomness.
-    """
-
-    def __init__(self, env: gym.Env[NDArray[Any], Any], probability: float) -> None:
-        """Wrap ``env``; raises ``ValueError`` unless ``0 <= probability <= 1``."""
-        super().__init__(env)
-        check_probability("flicker", probability)
-        self.probability = probability
-        self._generator = np.random.default_rng()
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[Any], dict[str, Any]]:
-        """Start an episode; a seed also determines which observations are blanked."""
-        if seed is not None:
-            self._generator = np.random.default_rng([seed, FLICKER_STREAM])
-        observation, info = self.env.reset(seed=seed, options=options)
-        return self._blank(observation), info
-
-    def step(self, action: Any) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
-        """Step the environment and blank what it shows, or not."""
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        return self._blank(observation), float(reward), terminated, truncated, info
-
-    def _blank(self, observation: NDArray[Any]) -> NDArray[Any]:
-        blank = self._generator.random() < self.probability
-        return np.zeros_like(observation) if blank else observation
-
-
-class Sticky(gym.Wrapper[NDArray[Any], Any, NDArray[Any], Any]):
-    """Repeat the previous action instead of the chosen one with a fixed probability.
-
-    The first action of an episode is always the chosen one. The draws follow from the seed given
-    to ``reset``, without changing the environment's own randomness.
-    """
-
-    def __init__(self, env: gym.Env[NDArray[Any], Any], probability: float) -> None:
-        """Wrap ``env``; raises ``ValueError`` unless ``0 <= probability <= 1``."""
-        super().__init__(env)
-        check_probability("sticky", probability)
-        self.probability = probability
-        self._generator = np.random.default_rng()
-        self._action: Any = None
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[Any], dict[str, Any]]:
-        """Start an episode; a seed also determines which actions are repeated."""
-        if seed is not None:
-            self._generator = np.random.default_rng([seed, STICKY_STREAM])
-        self._action = None
-        return self.env.reset(seed=seed, options=options)
-
-    def step(self, action: Any) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
-        """Take ``action``, or the previous one again."""
-        repeat = self._generator.random() < self.probability
-        if not repeat or self._action is None:
-            self._action = action
-        observation, reward, terminated, truncated, info = self.env.step(self._action)
-        return observation, float(reward), terminated, truncated, info
+from snn_rl.envs.wrappers import Flicker, Sticky
 
 
 class SeededEpisodes(gym.Wrapper[NDArray[Any], Any, NDArray[Any], Any]):
@@ -230,6 +157,8 @@ def snapshot(vector: VectorEnv[Any, Any, Any]) -> list[dict[str, Any]]:
         RestoreError: an environment was never reset.
         TypeError: the vector environment is not one of ``make_vector``.
     """
+    if isinstance(vector, AtariVector):
+        return vector.snapshot()
     return [_record(env) for env in _members(vector)]
 
 
@@ -247,6 +176,8 @@ def restore(
         RestoreError: another number of environments, or re-playing gave another observation.
         TypeError: the vector environment is not one of ``make_vector``.
     """
+    if isinstance(vector, AtariVector):
+        return vector.restore(records)
     envs = _members(vector)
     if len(records) != len(envs):
         raise RestoreError(f"the snapshot has {len(records)} environments, not {len(envs)}")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from snn_rl.agents.agent import Agent
 
 INTERRUPTED, FAILURE, BAD_INPUT = 130, 1, 2
+BAD_PATH = (PermissionError, FileExistsError, FileNotFoundError, NotADirectoryError)
 
 app = typer.Typer(
     name="snn-rl",
@@ -41,7 +42,8 @@ AgentOption = Annotated[
 def train(
     env: Annotated[str | None, typer.Option(help="Gymnasium id, e.g. CartPole-v1.")] = None,
     timesteps: Annotated[
-        int | None, typer.Option(help="T, spiking timesteps per frame, of the first stage [5].")
+        int | None,
+        typer.Option(help="T, spiking timesteps per frame, of the first stage; 0: ANN only [5]."),
     ] = None,
     until: Annotated[int | None, typer.Option(help="T of the last stage [1].")] = None,
     steps: Annotated[
@@ -69,7 +71,8 @@ def train(
     """Train an ANN, convert it to spikes, and reduce its timesteps stage by stage."""
     from snn_rl.agents.config import load_preset, make_config, merge, parse_overrides, read_config
     from snn_rl.agents.monitors import FileMonitor, MonitorGroup, StopFlag
-    from snn_rl.agents.run import Interrupted, Run, new_run_folder
+    from snn_rl.agents.results import run_folder
+    from snn_rl.agents.run import Interrupted, Run
     from snn_rl.console import ConsoleMonitor
 
     given: dict[str, Any] = {
@@ -87,26 +90,21 @@ def train(
         options |= {stage: {"steps": steps} for stage in ("privileged", "ann", "spiking")}
     base = read_config(config) if config else load_preset(env or "")
     settings = make_config(merge(merge(base, options), parse_overrides(set_ or [])))
-    folder = run_dir or new_run_folder(Path("runs"), settings.env)
-    if (folder / "config.yaml").exists():
-        raise SnnRlError(f"{folder} already holds a run: choose another --run-dir")
+    folder = run_folder(run_dir, settings.env)
     stop = StopFlag()
     files = FileMonitor(folder, stop)
     command = shlex.join(["snn-rl", *sys.argv[1:]])
     try:
         with stop.on_signals(), ConsoleMonitor(screen) as bars:
             run = Run(settings, folder, MonitorGroup([files, bars]), command=command)
-            screen.print(f"training {settings.env} into {folder}", highlight=False)
+            _say(f"training {settings.env} into {folder}")
             run.train()
     except Interrupted as interrupted:
-        screen.print(
-            f"stopped in stage {interrupted}; what was reached is saved in {folder}",
-            highlight=False,
-        )
+        _say(f"stopped in stage {interrupted}; what was reached is saved in {folder}")
         raise typer.Exit(INTERRUPTED) from None
     finally:
         files.close()
-    screen.print(f"done: snn-rl evaluate --agent {folder}", highlight=False)
+    _say(f"done: snn-rl evaluate --agent {shlex.quote(str(folder))}")
 
 
 @app.command()
@@ -144,7 +142,7 @@ def evaluate(
     run, agents = _find(agent)
     rows = []
     for name, loaded in agents.items():
-        screen.print(f"evaluating {name} ...", highlight=False)
+        _say(f"evaluating {name} ...")
         if loaded.policy.network.spiking:
             loaded = loaded.with_options(
                 timesteps=timesteps, carry_membrane=False if no_carry else None
@@ -226,6 +224,11 @@ def benchmark_step(
         Console().print(step_table(rows))
 
 
+def _say(text: str) -> None:
+    """A line for the person who watches, on stderr and never wrapped."""
+    screen.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 def _find(source: str | None) -> tuple[Path | None, dict[str, Agent]]:
     """Run folder (if it is one) and agents by name; without a source the newest run, or the zoo."""
     from snn_rl.agents.agent import load_agent
@@ -259,18 +262,20 @@ def main() -> None:
         if show is not None:
             show()
         else:
-            screen.print(f"error: {error}", highlight=False, markup=False)
+            _say(f"error: {error}")
         sys.exit(BAD_INPUT)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(INTERRUPTED)
     except Exception as error:
         if debug:
             raise
-        bad_input = isinstance(error, ValueError)
+        bad_input = isinstance(error, (ValueError, *BAD_PATH))
         text = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, OSError) and error.filename:
+            text = f"{error.filename}: {error.strerror}"
         screen.print(f"error: {text}", style="red", highlight=False, markup=False, soft_wrap=True)
         if not bad_input:
-            screen.print("(--debug shows where it happened)", highlight=False)
+            _say("(--debug shows where it happened)")
         sys.exit(BAD_INPUT if bad_input else FAILURE)
 
 

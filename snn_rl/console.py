@@ -123,11 +123,11 @@ def zoo_table(rows: Sequence[dict[str, Any]]) -> Table:
     table = Table("agent", "T", "mean ± std", "trials", "spikes", "α", "teacher", "training")
     for row in rows:
         scores, made = row.get("results", {}), row.get("provenance", {})
-        spiking = bool(scores.get("spike_rates"))
+        played, spiking = "mean_reward" in scores, bool(scores.get("spike_rates"))
         table.add_row(
             f"zoo:{row['name']}",
             str(row["timesteps"]) if spiking else "–",
-            f"{scores['mean_reward']:.1f} ± {scores['std_reward']:.1f}" if scores else "–",
+            f"{scores['mean_reward']:.1f} ± {scores['std_reward']:.1f}" if played else "–",
             str(scores.get("trials", "–")),
             f"{scores['spike_rate']:.3f}" if spiking else "–",
             f"{scores['alpha']:.2f}" if "alpha" in scores else "–",
