@@ -9,8 +9,9 @@ from typing import Any
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.config import TrainConfig, load_preset, make_config, merge
 from snn_rl.agents.monitors import FileMonitor, StopFlag
+from snn_rl.agents.qnetwork import QNetworkFactory
 from snn_rl.agents.results import run_folder
-from snn_rl.agents.run import QNetworkFactory, Run
+from snn_rl.agents.run import Run
 
 
 def train(

@@ -34,13 +34,14 @@ class NeuronConfig(_Section):
     leak: Literal["layer", "channel", "neuron"] = "neuron"
     """one trainable leak per layer, channel or neuron"""
     leak_low: float = Field(default=0.02, ge=0, le=1)
-    """leaks start spread evenly from here ..."""
+    """what membranes keep from frame to frame (leak ** timesteps) starts spread from here ..."""
     leak_high: float = Field(default=0.98, ge=0, le=1)
     """... to here, so that fast and slow membranes lie side by side"""
-    percentile: float = Field(default=90.0, gt=0, le=100)
+    percentile: float = Field(default=80.0, gt=0, le=100)
     """of the positive membranes on calibration data: the starting threshold"""
-    surrogate: Literal["triangle", "arctan"] = "triangle"
-    gamma: float = Field(default=0.3, gt=0)
+    surrogate: Literal["triangle", "arctan"] = "arctan"
+    """triangle is the paper's; the arctan's wider slope learns faster from rewards"""
+    gamma: float = Field(default=2.0, gt=0)
     """height of the triangle, or steepness of the arctan"""
 
     @model_validator(mode="after")
@@ -140,7 +141,7 @@ class TrainConfig(_Section):
     """stages to leave out, e.g. [4, 2]"""
     carry_membrane: bool = True
     """membranes survive from frame to frame"""
-    rescale_leak: bool = False
+    rescale_leak: bool = True
     """keep a frame's memory when T drops: leak ** (T_old / T_new)"""
     teacher: str = "self"
     """who labels frames when distilling: self (this run's ANN), full_state (an ANN that sees the

@@ -196,7 +196,7 @@ class Learner:
         """As `_in_sequence`, without membranes: each frame counts with those stacked to it."""
         stack = self.network.stack
         views = stack_frames(frames, state[0], start)[0] if state else frames
-        views = views.unflatten(2, (stack, -1))
+        views = views.view(*views.shape[:2], stack, -1, *views.shape[3:])
 
         def run(network: Network, chosen: Tensor) -> Tensor:
             batch = chosen.flatten(0, 1)

@@ -1,13 +1,52 @@
-"""Default Q-networks, as plain torch modules that `snn_rl.tracing.trace` turns into graphs."""
+"""Q-networks: plain torch modules, and the layer graphs that are trained."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from snn_rl.errors import SnnRlError
+from snn_rl.network import Network
+from snn_rl.tracing import trace
+
+QNetworkFactory = Callable[[tuple[int, ...], int], nn.Module]
+"""(input shape, number of actions) -> torch module of Q-values; pixels come as floats 0...255."""
+
+
+def build_network(
+    frame_shape: tuple[int, ...],
+    actions: int,
+    *,
+    stack: int,
+    hidden: list[int],
+    factory: QNetworkFactory | None = None,
+) -> Network:
+    """Freshly initialised Q-network that sees `stack` frames at once.
+
+    Args:
+        frame_shape: (features,) or (channels, side, side) of uint8 pixels.
+        hidden: layers of the default network for vectors; images get the Nature CNN.
+        factory: builds another module than the default.
+
+    Raises:
+        SnnRlError: the module cannot be traced, or the image is too small.
+    """
+    pixels = len(frame_shape) == 3
+    stacked = (frame_shape[0] * stack, *frame_shape[1:])
+    if factory is not None:
+        module = factory(stacked, actions)
+    elif pixels:
+        module = _Pixels(nature_cnn(stacked[0], stacked[1], actions))
+    else:
+        module = mlp(stacked[0], hidden, actions)
+    network = trace(module, frame_shape, pixels=pixels, stack=stack)
+    if pixels:  # convolutions are about a third faster in this layout
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
 
 
 def mlp(features: int, hidden: list[int], actions: int) -> nn.Module:
@@ -37,3 +76,15 @@ def nature_cnn(channels: int, side: int, actions: int) -> nn.Module:
         nn.ReLU(),
         nn.Linear(512, actions),
     )
+
+
+class _Pixels(nn.Module):
+    """Scales raw pixels to 0...1 for a network that expects them so."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.inner(x / 255)
+        return result

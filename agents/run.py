@@ -3,45 +3,37 @@
 from __future__ import annotations
 
 import logging
-import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import yaml
-from torch import nn
 
 from snn_rl.agents.agent import Agent, load_agent
+from snn_rl.agents.calibration import play_for_calibration
+from snn_rl.agents.card import provenance
 from snn_rl.agents.config import LearnerConfig, TrainConfig, teacher_stack
 from snn_rl.agents.evaluation import Conditions, evaluate, validation_seeds
 from snn_rl.agents.policy import Policy, full_state
-from snn_rl.agents.qnetwork import mlp, nature_cnn
-from snn_rl.agents.replay import SegmentReplay
-from snn_rl.agents.rollout import Exploration, Rollout
-from snn_rl.agents.training import Monitor, Result, Task, train_stage
+from snn_rl.agents.qnetwork import QNetworkFactory, build_network
+from snn_rl.agents.training import Monitor, Result, StageTrainer, Task
 from snn_rl.checkpoint import write_text
-from snn_rl.conversion import Calibration, NeuronOptions, convert
+from snn_rl.conversion import NeuronOptions, convert
 from snn_rl.envs import check_spaces
 from snn_rl.envs.observation import pipeline_for
 from snn_rl.errors import SnnRlError
 from snn_rl.network import Network
 from snn_rl.neuron import Surrogate
 from snn_rl.pruning import temporal_pruning
-from snn_rl.tracing import trace
 
 log = logging.getLogger(__name__)
 
-CALIBRATION_ENVS, CALIBRATION_FRAMES = 16, 64
+CALIBRATION = 1_000_000  # place of the calibration among the stages' seeds
 RATE_EPISODES = 4
-
-QNetworkFactory = Callable[[tuple[int, ...], int], nn.Module]
-"""(input shape, number of actions) -> torch module of Q-values; pixels come as floats 0...255."""
 
 
 class Interrupted(Exception):
@@ -104,8 +96,11 @@ class Run:
         write_text(self.folder / "config.yaml", yaml.safe_dump(config.model_dump()))
         stages: dict[str, Agent] = {}
         teacher = self._teacher()
-        ann_policy = Policy(self._build_ann(self.pipeline.frame_shape, config.stack))
-        ann = self._train(_Stage("ann", 1, config.ann), ann_policy, teacher)
+        ann = self._train(
+            _Stage("ann", 1, config.ann),
+            self._build_ann(self.pipeline.frame_shape, config.stack),
+            teacher,
+        )
         stages["ann"] = ann
         labeller = teacher or ann.policy
 
@@ -145,13 +140,10 @@ class Run:
         name = self.config.teacher
         if self.given_teacher is not None or name == "self":
             return self.given_teacher
-        stage = _Stage("teacher", 0, self.config.privileged)
         stack = teacher_stack(name)
-        if stack:
-            policy = Policy(self._build_ann(self.pipeline.frame_shape, stack))
-        else:
-            policy = Policy(self._build_ann(self._full_state_shape(), 1), privileged=True)
-        return self._train(stage, policy, None).policy
+        shape = self.pipeline.frame_shape if stack else self._full_state_shape()
+        policy = replace(self._build_ann(shape, stack or 1), privileged=not stack)
+        return self._train(_Stage("teacher", 0, self.config.privileged), policy, None).policy
 
     def _full_state_shape(self) -> tuple[int, ...]:
         vector = self.conditions.make_vector(self.config.env, 1, 0)
@@ -162,21 +154,18 @@ class Run:
         finally:
             vector.close()
 
-    def _build_ann(self, shape: tuple[int, ...], stack: int) -> Network:
-        """Freshly initialised ANN that sees `stack` frames of `shape`."""
+    def _build_ann(self, shape: tuple[int, ...], stack: int) -> Policy:
+        """Policy of a freshly initialised ANN that sees `stack` frames of `shape`."""
         torch.manual_seed(self.config.seed)
-        pixels = len(shape) == 3
-        stacked = (shape[0] * stack, *shape[1:])
-        if self.q_network is not None and shape == self.pipeline.frame_shape:
-            module = self.q_network(stacked, self.spec.num_actions)
-        elif pixels:
-            module = _Pixels(nature_cnn(stacked[0], shape[1], self.spec.num_actions))
-        else:
-            module = mlp(stacked[0], self.config.hidden, self.spec.num_actions)
-        network = trace(module, shape, pixels=pixels, stack=stack)
-        if pixels:  # convolutions are about a third faster in this layout
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return network.to(self.device)
+        own = shape == self.pipeline.frame_shape
+        network = build_network(
+            shape,
+            self.spec.num_actions,
+            stack=stack,
+            hidden=self.config.hidden,
+            factory=self.q_network if own else None,
+        )
+        return Policy(network.to(self.device))
 
     def _convert(self, ann: Policy, labeller: Policy) -> Network:
         """Spiking network from the ANN, balanced on real roll-outs."""
@@ -191,37 +180,11 @@ class Run:
         )
         return convert(
             ann.network,
-            self._calibration(ann, labeller),
+            play_for_calibration(ann, labeller, self.task, _seed(config.seed, CALIBRATION)),
             timesteps=config.timesteps,
             carry_membrane=config.carry_membrane,
             options=options,
         )
-
-    def _calibration(self, ann: Policy, labeller: Policy) -> Calibration:
-        """Frames of play, half of the actions the labeller's."""
-        seed = _seed(self.config.seed, 99)
-        vector = self.conditions.make_vector(self.config.env, CALIBRATION_ENVS, seed)
-        replay = SegmentReplay(
-            CALIBRATION_ENVS,
-            CALIBRATION_FRAMES,
-            self.pipeline.frame_shape,
-            pixels=self.pipeline.pixels,
-            teacher_actions=self.spec.num_actions,
-        )
-        try:
-            rollout = Rollout(
-                vector,
-                self.config.env,
-                self.pipeline,
-                ann,
-                labeller,
-                np.random.default_rng(seed),
-            )
-            rollout.collect(replay, CALIBRATION_FRAMES, Exploration(0.05, 0.5))
-        finally:
-            vector.close()
-        segment = replay.newest(CALIBRATION_FRAMES, None)
-        return Calibration(torch.from_numpy(segment.frames), torch.from_numpy(segment.start))
 
     def _rates(self, network: Network, timesteps: int) -> Mapping[str, float]:
         """Spike rates per layer on a few validation episodes."""
@@ -231,7 +194,7 @@ class Run:
         return played.spike_rates
 
     def _train(self, stage: _Stage, policy: Policy, teacher: Policy | None) -> Agent:
-        result = train_stage(
+        trainer = StageTrainer(
             stage.name,
             policy,
             self.task,
@@ -241,6 +204,7 @@ class Run:
             self.monitor,
             stage_seed=_seed(self.config.seed, stage.index),
         )
+        result = trainer.run()
         policy = replace(policy, network=result.network)
         agent = Agent(policy, self.pipeline, self._card(stage, result, teacher))
         if result.interrupted:
@@ -262,39 +226,9 @@ class Run:
             "stage": stage.name,
             "environment": {"env_id": self.config.env, "num_actions": self.spec.num_actions},
             "teacher": self.config.teacher if distils else None,
-            "provenance": {
-                "command": self.command,
-                "seed": self.config.seed,
-                "steps": result.steps,
-                "updates": result.updates,
-                "seconds": round(result.seconds, 1),
-                "date": datetime.now(UTC).date().isoformat(),
-                "hardware": hardware(self.device),
-                "versions": {
-                    name: metadata.version(name) for name in ("snn-rl", "torch", "gymnasium")
-                },
-            },
+            "provenance": provenance(self.command, self.config.seed, result, self.device),
             "results": {"validation": round(result.validation, 2)},
         }
-
-
-class _Pixels(nn.Module):
-    """Scales raw pixels to 0...1 for a network that expects them so."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = self.inner(x / 255)
-        return result
-
-
-def hardware(device: torch.device) -> str:
-    """The processor that trains, in words."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)"
 
 
 def new_run_folder(root: Path, env_id: str) -> Path:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -63,7 +64,7 @@ class Monitor(Protocol):
         """True ends training after the current roll-out."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Result:
     """A trained stage: the network to keep and how it came about."""
 
@@ -73,107 +74,156 @@ class Result:
     steps: int
     updates: int
     seconds: float
-    interrupted: bool = False
-    recent: list[float] = field(default_factory=list)
+    interrupted: bool
 
 
-def train_stage(
-    name: str,
-    policy: Policy,
-    task: Task,
-    config: LearnerConfig,
-    validation: ValidationConfig,
-    teacher: Policy | None,
-    monitor: Monitor,
-    *,
-    stage_seed: int,
-) -> Result:
-    """Train `policy.network` in place; returns the best network on the validation seeds.
+class StageTrainer:
+    """Trains one stage: call `run` once.
+
+    All randomness follows from `stage_seed`; all that changes between roll-outs is in attributes.
 
     Args:
         name: of the stage, for display.
-        policy: what is trained, and how it is run.
+        policy: how the network is run; `policy.network` is trained in place.
         teacher: labels frames where the stage distils.
-        stage_seed: all randomness of the stage follows from it.
 
     Raises:
-        FloatingPointError: the gradients are not finite.
         SnnRlError: the replay is too small.
     """
-    began = time.monotonic()
-    generator = np.random.default_rng(stage_seed)
-    envs = config.num_envs
-    replay = _make_replay(config, task, teacher, policy)
-    learner = Learner(
-        policy.network,
-        config,
-        total_updates=(config.steps - config.learning_starts)
-        // (config.rollout * envs)
-        * config.updates,
-        timesteps=policy.timesteps,
-        carry_membrane=policy.carry_membrane,
-    )
-    length = learner.burn_in + config.segment + learner.ahead if config.replay else config.rollout
-    if replay.rows < length:
-        raise SnnRlError(f"{name}: replay must hold at least {length * envs} transitions")
-    judge = _Judge(policy, task, validation)
-    recent: list[float] = []
-    steps, metrics = 0, {}
-    next_validation = config.learning_starts + validation.every
-    vector = task.conditions.make_vector(task.env_id, envs, stage_seed)
-    try:
-        rollout = Rollout(
-            vector,
-            task.env_id,
-            task.pipeline,
-            policy,
-            teacher,
-            generator,
-            clip_rewards=config.clip_rewards,
+
+    def __init__(
+        self,
+        name: str,
+        policy: Policy,
+        task: Task,
+        config: LearnerConfig,
+        validation: ValidationConfig,
+        teacher: Policy | None,
+        monitor: Monitor,
+        *,
+        stage_seed: int,
+    ) -> None:
+        self.name, self.task, self.config, self.monitor = name, task, config, monitor
+        self.policy, self.teacher, self.stage_seed = policy, teacher, stage_seed
+        self.validate_every = validation.every
+        self.next_validation = config.learning_starts + validation.every
+        self.generator = np.random.default_rng(stage_seed)
+        self.judge = Judge(policy, task, validation)
+        roll_outs = (config.steps - config.learning_starts) // (config.rollout * config.num_envs)
+        self.learner = Learner(
+            policy.network,
+            config,
+            total_updates=roll_outs * config.updates,
+            timesteps=policy.timesteps,
+            carry_membrane=policy.carry_membrane,
         )
-        while steps < config.steps and not judge.satisfied and not monitor.should_stop():
-            odds = exploration(config, steps / config.steps)
-            before = rollout.state
-            finished = rollout.collect(replay, config.rollout, odds)
-            recent = (recent + [episode_return for episode_return, _ in finished])[-100:]
-            steps += config.rollout * envs
-            if steps >= config.learning_starts and len(replay) >= length:
-                for segment in _segments(replay, config, length, before, generator):
-                    metrics = learner.update(segment)
-            progress = Progress(
-                stage=name,
-                steps=steps,
-                total_steps=config.steps,
-                updates=learner.updates,
-                seconds=time.monotonic() - began,
-                epsilon=odds.epsilon,
-                mean_reward=float(np.mean(recent)) if recent else None,
-                validation=judge.last,
-                metrics=metrics,
+        self.length = config.rollout
+        if config.replay:
+            self.length = self.learner.burn_in + config.segment + self.learner.ahead
+        self.replay = self._make_replay()
+        self.steps = 0
+        self.recent: deque[float] = deque(maxlen=100)  # returns of the last training episodes
+        self.metrics: dict[str, float] = {}
+
+    def run(self) -> Result:
+        """Train until the target is met, the steps are used up or the monitor asks to stop.
+
+        Raises:
+            FloatingPointError: the gradients are not finite.
+        """
+        began = time.monotonic()
+        config, task = self.config, self.task
+        vector = task.conditions.make_vector(task.env_id, config.num_envs, self.stage_seed)
+        try:
+            rollout = Rollout(
+                vector,
+                task.env_id,
+                task.pipeline,
+                self.policy,
+                self.teacher,
+                self.generator,
+                clip_rewards=config.clip_rewards,
             )
-            monitor.progress(progress)
-            if steps >= next_validation or steps >= config.steps:
-                next_validation = steps + validation.every
-                monitor.validated(progress, judge.validate())
-    finally:
-        vector.close()
-    if steps >= config.steps and not learner.updates:
-        log.warning(
-            "stage %s ended untrained: its %d steps hold no update after the first %d",
-            name,
-            steps,
-            config.learning_starts,
+            while not self._finished():
+                odds = exploration(config, self.steps / config.steps)
+                self._roll_out_and_learn(rollout, odds)
+                progress = self._progress(odds, time.monotonic() - began)
+                self.monitor.progress(progress)
+                if self.steps >= min(self.next_validation, config.steps):
+                    self.next_validation = self.steps + self.validate_every
+                    self.monitor.validated(progress, self.judge.validate())
+        finally:
+            vector.close()
+        return self._result(time.monotonic() - began)
+
+    def _finished(self) -> bool:
+        used_up = self.steps >= self.config.steps
+        return used_up or self.judge.satisfied or self.monitor.should_stop()
+
+    def _roll_out_and_learn(self, rollout: Rollout, odds: Exploration) -> None:
+        config, before = self.config, rollout.state
+        finished = rollout.collect(self.replay, config.rollout, odds)
+        self.recent.extend(episode_return for episode_return, _ in finished)
+        self.steps += config.rollout * config.num_envs
+        if self.steps >= config.learning_starts and len(self.replay) >= self.length:
+            for segment in self._segments(before):
+                self.metrics = self.learner.update(segment)
+
+    def _segments(self, before: State) -> Iterator[Segment]:
+        """Data of the updates after a roll-out: drawn from the replay, or the roll-out itself,
+        divided among the updates by environment, from the state it really began in."""
+        config = self.config
+        if config.replay:
+            for _ in range(config.updates):
+                yield self.replay.sample(self.generator, config.batch, self.length)
+            return
+        for envs in np.array_split(self.generator.permutation(config.num_envs), config.updates):
+            yield self.replay.newest(self.length, before, envs)
+
+    def _make_replay(self) -> SegmentReplay:
+        config, network = self.config, self.policy.network
+        rows = config.replay // config.num_envs if config.replay else config.rollout
+        if rows < self.length:
+            needed = self.length * config.num_envs
+            raise SnnRlError(f"{self.name}: replay must hold at least {needed} transitions")
+        return SegmentReplay(
+            config.num_envs,
+            rows,
+            network.input_shape,
+            pixels=network.pixels,
+            teacher_actions=self.task.num_actions if self.teacher else 0,
         )
-    return Result(
-        network=judge.best or policy.network,
-        validation=judge.best_mean,
-        target_reached=judge.satisfied,
-        steps=steps,
-        updates=learner.updates,
-        seconds=time.monotonic() - began,
-        interrupted=monitor.should_stop(),
-        recent=recent,
-    )
+
+    def _progress(self, odds: Exploration, seconds: float) -> Progress:
+        return Progress(
+            stage=self.name,
+            steps=self.steps,
+            total_steps=self.config.steps,
+            updates=self.learner.updates,
+            seconds=seconds,
+            epsilon=odds.epsilon,
+            mean_reward=float(np.mean(self.recent)) if self.recent else None,
+            validation=self.judge.last,
+            metrics=self.metrics,
+        )
+
+    def _result(self, seconds: float) -> Result:
+        if self.steps >= self.config.steps and not self.learner.updates:
+            log.warning(
+                "stage %s ended untrained: its %d steps hold no update after the first %d",
+                self.name,
+                self.steps,
+                self.config.learning_starts,
+            )
+        return Result(
+            network=self.judge.best or self.policy.network,
+            validation=self.judge.best_mean,
+            target_reached=self.judge.satisfied,
+            steps=self.steps,
+            updates=self.learner.updates,
+            seconds=seconds,
+            interrupted=self.monitor.should_stop(),
+        )
 
 
 def exploration(config: LearnerConfig, progress: float) -> Exploration:
@@ -186,37 +236,7 @@ def exploration(config: LearnerConfig, progress: float) -> Exploration:
     return Exploration(epsilon, share)
 
 
-def _segments(
-    replay: SegmentReplay,
-    config: LearnerConfig,
-    length: int,
-    state: State,
-    generator: np.random.Generator,
-) -> Iterator[Segment]:
-    """Data of the updates after a roll-out: drawn from the replay, or the roll-out itself,
-    divided among the updates by environment, from the `state` it really began in."""
-    if config.replay:
-        for _ in range(config.updates):
-            yield replay.sample(generator, config.batch, length)
-        return
-    for envs in np.array_split(generator.permutation(config.num_envs), config.updates):
-        yield replay.newest(length, state, envs)
-
-
-def _make_replay(
-    config: LearnerConfig, task: Task, teacher: Policy | None, policy: Policy
-) -> SegmentReplay:
-    rows = config.replay // config.num_envs if config.replay else config.rollout
-    return SegmentReplay(
-        config.num_envs,
-        rows,
-        policy.network.input_shape,
-        pixels=policy.network.pixels,
-        teacher_actions=task.num_actions if teacher else 0,
-    )
-
-
-class _Judge:
+class Judge:
     """Validates the snapped network and keeps the best one."""
 
     def __init__(self, policy: Policy, task: Task, config: ValidationConfig) -> None:

@@ -18,6 +18,7 @@ from snn_rl.errors import ConversionError
 from snn_rl.graph import WEIGHTED, Node, consumers
 from snn_rl.network import Network
 from snn_rl.neuron import THRESHOLD_FLOOR, Granularity, Surrogate, lif_step
+from snn_rl.pruning import rescale_leaks
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +29,9 @@ class NeuronOptions:
 
     Attributes:
         threshold, leak: one trainable number per layer, channel or neuron.
-        leak_low, leak_high: the starting leaks spread evenly over this range (one value each for
-            a network without memory across frames: 1 and 1; carried membranes need leaks < 1).
+        leak_low, leak_high: what membranes keep from frame to frame at the start, spread evenly
+            over this range: leak ** timesteps. A network without memory across frames takes 1 and
+            1; carried membranes need less than 1.
         percentile: of the positive pre-reset membranes on the calibration data, per layer.
         surrogate: gradient of the spike.
     """
@@ -75,6 +77,7 @@ def convert(
     options = options or NeuronOptions()
     folded = fold_batch_norm(ann)
     spiking = _replace_activations(folded, options)
+    rescale_leaks(spiking, 1, timesteps)
     balance(
         spiking,
         calibration,

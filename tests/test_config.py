@@ -109,7 +109,7 @@ def test_environment_is_required() -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"timesteps": 0},
+        {"timesteps": -1},
         {"until": 0},
         {"timesteps": 2, "until": 3},
         {"step": 0},
@@ -140,6 +140,7 @@ def test_environment_is_required() -> None:
         {"ann": {"td": [0, 0]}},
         {"spiking": {"td": [0, 0], "distill": [0, 0]}},
         {"spiking": {"replay": 0, "rollout": 3, "n_step": 3}},
+        {"spiking": {"replay": 0, "num_envs": 4, "updates": 5}},
         {"ann": {"replay": 100, "num_envs": 16, "segment": 4}},
     ],
 )  # fmt: skip
@@ -188,6 +189,10 @@ def test_skip_lists() -> None:
     assert "cannot skip [9]: the stages between are [4, 3, 2]" in refusal(skip=[9, 3])
     assert "cannot skip [5]" in refusal(skip=[5])
     assert "cannot skip [1]" in refusal(skip=[1])
+
+
+def test_no_timesteps_train_the_ann_alone() -> None:
+    assert make(timesteps=0).stages() == []
 
 
 def test_configuration_cannot_be_changed_afterwards() -> None:

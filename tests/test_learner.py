@@ -463,9 +463,10 @@ def test_an_update_moves_thresholds_and_leaks_within_their_range() -> None:
         wild.update(segment_of(8, seed))
     touched = set()
     for layer in network.spiking.values():
-        assert float(layer.threshold.min()) >= np.float32(THRESHOLD_FLOOR)
-        assert 0 <= float(layer.leak.min()) <= float(layer.leak.max()) <= 1
-        touched |= set(layer.leak.flatten().tolist()) & {0.0, 1.0}
+        leaks = layer.leak.detach().flatten()
+        assert float(layer.threshold.detach().min()) >= np.float32(THRESHOLD_FLOOR)
+        assert 0 <= float(leaks.min()) <= float(leaks.max()) <= 1
+        touched |= set(leaks.tolist()) & {0.0, 1.0}
     assert touched == {0.0, 1.0}
 
 

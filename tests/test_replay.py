@@ -147,6 +147,16 @@ def test_newest_hands_over_the_state_and_samples_have_none() -> None:
     assert replay.sample(np.random.default_rng(0), 2, 3).state is None
 
 
+def test_newest_of_some_environments() -> None:
+    replay = filled(8, 20, teacher=True)
+    state = (torch.arange(ENVS).view(ENVS, 1).expand(ENVS, 4),)
+    segment = replay.newest(5, state, np.array([2, 0]))
+    check(segment, replay, 5, 20)
+    assert numbers(segment)[1][0].tolist() == [2, 0]
+    assert segment.state is not None
+    assert segment.state[0].tolist() == [[2] * 4, [0] * 4]
+
+
 def test_without_a_teacher_there_are_no_labels() -> None:
     assert filled(4, 6).newest(2, None).teacher_q is None
     labels = filled(4, 6, teacher=True).newest(2, None).teacher_q
