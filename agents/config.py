@@ -52,34 +52,38 @@ class NeuronConfig(_Section):
 
 
 class LearnerConfig(_Section):
-    """One training stage: roll-outs, replay, loss weights, optimiser."""
+    """One training stage: roll-outs, replay, loss weights, optimiser.
 
-    steps: int = Field(default=100_000, gt=0)
+    The defaults suit an ANN on vector observations: close to on-policy, with many environments,
+    a small replay and long n-step returns (docs/recipe.md).
+    """
+
+    steps: int = Field(default=600_000, gt=0)
     """environment steps of the stage at most, over all environments together"""
-    num_envs: int = Field(default=16, gt=0)
+    num_envs: int = Field(default=64, gt=0)
     rollout: int = Field(default=16, gt=0)
     """frames per environment between updates"""
-    replay: int = Field(default=50_000, ge=0)
+    replay: int = Field(default=12_000, ge=0)
     """transitions kept; 0 trains on the newest roll-out alone, from its exact membranes"""
-    learning_starts: int = Field(default=1_000, ge=0)
+    learning_starts: int = Field(default=4_000, ge=0)
     """environment steps before the first update"""
-    updates: int = Field(default=16, gt=0)
+    updates: int = Field(default=8, gt=0)
     """gradient steps after each roll-out (which they share out, by environment, if replay is 0)"""
-    batch: int = Field(default=64, gt=0)
+    batch: int = Field(default=256, gt=0)
     """segments per update (with replay)"""
     segment: int = Field(default=1, gt=0)
     """frames per segment (with replay) over which gradients flow"""
     burn_in: int = Field(default=0, ge=0)
     """frames before each segment that only build up the membranes"""
     gamma: float = Field(default=0.99, ge=0, lt=1)
-    n_step: int = Field(default=3, gt=0)
+    n_step: int = Field(default=32, gt=0)
     clip_rewards: bool = False
     """learn from rewards clipped to -1...1 (Atari); scores are never clipped"""
     td: list[float] = Field(default=[1.0, 1.0], min_length=2, max_length=2)
     """weight of the Q-learning loss at the stage's start and end"""
     distill: list[float] = Field(default=[0.0, 0.0], min_length=2, max_length=2)
     """weight of the distillation loss at the stage's start and end"""
-    temperature: float = Field(default=0.3, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
     """of the teacher's and the student's softmax over Q-values"""
     learning_rate: float = Field(default=1e-3, gt=0)
     final_learning_rate: float = Field(default=0.05, ge=0, le=1)
@@ -87,9 +91,9 @@ class LearnerConfig(_Section):
     warmup: int = Field(default=0, ge=0)
     """updates over which the learning rate rises from zero"""
     max_grad_norm: float = Field(default=10.0, gt=0)
-    target_every: int = Field(default=200, gt=0)
+    target_every: int = Field(default=40, gt=0)
     """updates between two copies into the target network"""
-    epsilon: list[float] = Field(default=[1.0, 0.02], min_length=2, max_length=2)
+    epsilon: list[float] = Field(default=[1.0, 0.05], min_length=2, max_length=2)
     """random actions at the stage's start and from `explore` on"""
     explore: float = Field(default=0.2, gt=0, le=1)
     """fraction of the stage over which epsilon falls"""
@@ -115,11 +119,29 @@ class LearnerConfig(_Section):
         return self
 
 
+class DistillConfig(LearnerConfig):
+    """A stage that a teacher labels while the student plays; the default for spiking stages."""
+
+    steps: int = Field(default=400_000, gt=0)
+    num_envs: int = Field(default=32, gt=0)
+    rollout: int = Field(default=32, gt=0)
+    replay: int = Field(default=0, ge=0)
+    learning_starts: int = Field(default=0, ge=0)
+    updates: int = Field(default=1, gt=0)
+    td: list[float] = Field(default=[0.0, 0.0], min_length=2, max_length=2)
+    distill: list[float] = Field(default=[1.0, 1.0], min_length=2, max_length=2)
+    learning_rate: float = Field(default=2e-3, gt=0)
+    warmup: int = Field(default=20, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    epsilon: list[float] = Field(default=[0.02, 0.02], min_length=2, max_length=2)
+    teacher_acts: float = Field(default=0.1, ge=0, le=1)
+
+
 class ValidationConfig(_Section):
     """Greedy episodes on seeds of their own; they choose the checkpoint and stop the stage."""
 
-    episodes: int = Field(default=32, gt=0)
-    every: int = Field(default=5_000, gt=0)
+    episodes: int = Field(default=64, gt=0)
+    every: int = Field(default=16_384, gt=0)
     """environment steps between validations"""
     target: float | None = None
     """a stage stops once two disjoint sets of validation episodes both average this; without
@@ -160,7 +182,7 @@ class TrainConfig(_Section):
     privileged: LearnerConfig = LearnerConfig()
     """training of the teacher, where it is not this run's ANN"""
     ann: LearnerConfig = LearnerConfig()
-    spiking: LearnerConfig = LearnerConfig()
+    spiking: DistillConfig = DistillConfig()
     validation: ValidationConfig = ValidationConfig()
     device: str = "auto"
     threads: int = Field(default=1, ge=1)

@@ -15,6 +15,9 @@ from snn_rl.envs.vector import make_vector
 # Of red, green and blue, in 1/10000, as ALE computed its palettes' grey levels.
 _ALE_WEIGHTS = np.array([2989, 5870, 1140], np.float32)
 
+_REACH = 8.0  # scaled features stay within about this
+_UNBOUNDED = 1e6  # bounds from here on stand for none
+
 
 @dataclass(frozen=True)
 class ObservationPipeline:
@@ -56,13 +59,13 @@ class ObservationPipeline:
         """
         array = np.asarray(observations)
         if self.kind == "vector":
-            if array.shape[1:] != self.raw_shape or array.dtype.kind not in "fiu":
+            if array.shape[1:] != self.raw_shape or not self._has_type(array):
                 raise self._mismatch(array)
             frames = array.astype(np.float32)
             if not np.isfinite(frames).all():
                 raise ValueError("the observation holds NaN or infinite numbers")
             return frames * np.asarray(self.scale, np.float32) if self.scale else frames
-        if array.dtype != np.uint8:
+        if not self._has_type(array):
             raise self._mismatch(array)
         if array.shape[1:] == self.frame_shape:
             return np.require(array, requirements=["C", "W"])  # as torch wants it
@@ -72,13 +75,13 @@ class ObservationPipeline:
 
     def is_single(self, observation: NDArray[Any]) -> bool:
         """Whether this is one observation, not a batch. Raises ValueError if it is neither."""
-        shape = np.shape(observation)
-        for known in (self.raw_shape, self.frame_shape):
-            if shape == known:
+        array = np.asarray(observation)
+        for known in (self.raw_shape, self.frame_shape) if self._has_type(array) else ():
+            if array.shape == known:
                 return True
-            if shape[1:] == known and shape[0] > 0:
+            if array.shape[1:] == known and len(array) > 0:
                 return False
-        raise self._mismatch(np.asarray(observation))
+        raise self._mismatch(array)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form."""
@@ -103,6 +106,9 @@ class ObservationPipeline:
             return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
         weighted = image.astype(np.float32) @ _ALE_WEIGHTS  # exact: whole numbers below 2**24
         return ((weighted.astype(np.int32) + 5000) // 10000).astype(np.uint8)
+
+    def _has_type(self, array: NDArray[Any]) -> bool:
+        return array.dtype == np.uint8 if self.pixels else array.dtype.kind in "fiu"
 
     def _mismatch(self, array: NDArray[Any]) -> ValueError:
         dtype = "float" if self.kind == "vector" else "uint8"
@@ -134,7 +140,8 @@ def pipeline_for(spec: EnvironmentSpec) -> ObservationPipeline:
 def measure_scale(env_id: str) -> tuple[float, ...]:
     """Factor per feature that brings its spread under random play near 1.
 
-    Factors are powers of two, so that scaling is exact; features that never change keep 1.
+    Where the feature has bounds, they are kept within ±8, since good play goes further than
+    random play. Factors are powers of two, so that scaling is exact; constants keep 1.
     """
     count, steps, seed = 16, 128, 0
     generator = np.random.default_rng(seed)
@@ -147,6 +154,9 @@ def measure_scale(env_id: str) -> tuple[float, ...]:
     finally:
         vector.close()
     spread = np.concatenate(seen).astype(np.float64).std(0)
+    space: Any = vector.single_observation_space
+    bounds = np.maximum(np.abs(space.low), np.abs(space.high)).astype(np.float64)
+    spread = np.where(bounds < _UNBOUNDED, np.maximum(spread, bounds / _REACH), spread)
     exponents = -np.round(np.log2(np.where(spread > 1e-9, spread, 1.0)))
     return tuple((2.0**exponents).tolist())
 

@@ -139,7 +139,7 @@ def test_environment_is_required() -> None:
         {"ann": {"td": [1, 1, 1]}},
         {"ann": {"td": [0, 0]}},
         {"spiking": {"td": [0, 0], "distill": [0, 0]}},
-        {"spiking": {"replay": 0, "rollout": 3, "n_step": 3}},
+        {"spiking": {"td": [0, 1], "rollout": 3, "n_step": 3}},
         {"spiking": {"replay": 0, "num_envs": 4, "updates": 5}},
         {"ann": {"replay": 100, "num_envs": 16, "segment": 4}},
     ],
@@ -158,7 +158,7 @@ def test_values_at_the_edge_are_accepted() -> None:
         neurons={"leak_low": 0.5, "leak_high": 0.5},
     )
     assert config.ann.epsilon == [1.0, 0.0]
-    smallest = LearnerConfig().num_envs * (1 + 3 + 1)
+    smallest = LearnerConfig().num_envs * (1 + LearnerConfig().n_step + 1)
     assert make(ann={"replay": smallest}).ann.replay == smallest
     assert "too small" in refusal(ann={"replay": smallest - 1})
 

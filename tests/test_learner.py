@@ -82,6 +82,7 @@ def slow_return(segment: Segment, f: int, b: int, n: int, gamma: float) -> tuple
 def learner_of(network: Network, **settings: Any) -> Learner:
     run = {k: settings.pop(k) for k in ("timesteps", "carry_membrane") if k in settings}
     total = settings.pop("total_updates", 100)
+    settings = {"n_step": 3, "num_envs": 4, "target_every": 200} | settings
     return Learner(network, LearnerConfig(**settings), total_updates=total, **run)
 
 

@@ -1,0 +1,497 @@
+"""Whole training runs, tiny but real: stages, files, seeds, checkpoints, teachers, environments."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor, nn
+
+import snn_rl
+from snn_rl.agents.agent import Agent, load_agent
+from snn_rl.agents.config import TrainConfig, make_config, merge, read_config
+from snn_rl.agents.evaluation import Evaluation, evaluate, evaluate_agent, validation_seeds
+from snn_rl.agents.policy import Policy
+from snn_rl.agents.qnetwork import mlp
+from snn_rl.agents.results import stages
+from snn_rl.agents.run import Interrupted, Run
+from snn_rl.agents.training import Progress, Result, StageTrainer, Task
+from snn_rl.envs import check_spaces
+from snn_rl.envs.observation import pipeline_for
+from snn_rl.errors import ConversionError, SnnRlError
+from snn_rl.grid import snap
+from snn_rl.network import Network
+from snn_rl.tracing import trace
+
+Q_LEARNING: dict[str, Any] = {
+    "steps": 1024,
+    "num_envs": 8,
+    "rollout": 8,
+    "replay": 1024,
+    "learning_starts": 128,
+    "updates": 2,
+    "batch": 16,
+}
+DISTILLING: dict[str, Any] = {
+    "steps": 1024,
+    "num_envs": 8,
+    "rollout": 16,
+    "replay": 0,
+    "learning_starts": 0,
+    "updates": 2,
+    "td": [0.0, 0.0],
+    "distill": [1.0, 1.0],
+    "teacher_acts": 0.5,
+}
+TINY: dict[str, Any] = {
+    "env": "CartPole-v1",
+    "timesteps": 2,
+    "hidden": [16],
+    "privileged": Q_LEARNING,
+    "ann": Q_LEARNING,
+    "spiking": DISTILLING,
+    "validation": {"episodes": 4, "every": 512},
+}
+
+
+def tiny(**changes: Any) -> TrainConfig:
+    return make_config(merge(TINY, changes))
+
+
+def short(**changes: Any) -> TrainConfig:
+    """One roll-out or two per stage."""
+    few = {"steps": 192, "learning_starts": 64}
+    return tiny(**merge({"ann": few, "privileged": few, "spiking": {"steps": 128}}, changes))
+
+
+def weights(network: Network) -> dict[str, Tensor]:
+    return dict(network.state_dict())
+
+
+def identical(one: Network, other: Network) -> bool:
+    mine, theirs = weights(one), weights(other)
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[k], theirs[k]) for k in mine)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Agent]]:
+    """The folder and the agents of a run through all stages."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    return folder, snn_rl.train(tiny(seed=7), run_dir=folder)
+
+
+def test_a_run_goes_through_all_stages(finished: tuple[Path, dict[str, Agent]]) -> None:
+    _, agents = finished
+    assert list(agents) == ["ann", "T2", "T1"]
+    assert [agent.timesteps for agent in agents.values()] == [1, 2, 1]
+    assert not agents["ann"].policy.network.spiking
+    assert all(agents[name].policy.network.spiking for name in ("T2", "T1"))
+    assert all(agent.env_id == "CartPole-v1" for agent in agents.values())
+
+
+def test_stages_are_saved_and_loadable(finished: tuple[Path, dict[str, Agent]]) -> None:
+    folder, agents = finished
+    assert {path.name for path in folder.iterdir()} == {
+        "config.yaml",
+        "metrics.jsonl",
+        "tensorboard",
+        *agents,
+    }
+    assert [path.name for path in stages(folder)] == list(agents)
+    for name, agent in agents.items():
+        loaded = load_agent(folder / name)
+        assert identical(loaded.policy.network, agent.policy.network)
+        assert loaded.timesteps == agent.timesteps
+        assert loaded.card["stage"] == name
+        assert loaded.pipeline == agent.pipeline
+        assert {path.name for path in (folder / name).iterdir()} == {
+            "agent.json",
+            "weights.safetensors",
+        }
+
+
+def test_cards_tell_where_the_agent_comes_from(finished: tuple[Path, dict[str, Agent]]) -> None:
+    folder, _ = finished
+    for stage, teacher in (("ann", None), ("T2", "self"), ("T1", "self")):
+        card = json.loads((folder / stage / "agent.json").read_text())
+        assert card["teacher"] == teacher
+        made = card["provenance"]
+        assert made["seed"] == 7
+        assert made["steps"] == 1024
+        assert made["updates"] > 0
+        assert made["versions"]["torch"] == torch.__version__
+        assert isinstance(card["results"]["validation"], float)
+
+
+def test_the_resolved_configuration_is_kept(finished: tuple[Path, dict[str, Agent]]) -> None:
+    folder, _ = finished
+    assert make_config(read_config(folder / "config.yaml")) == tiny(seed=7)
+
+
+def test_metrics_tell_the_course_of_training(finished: tuple[Path, dict[str, Agent]]) -> None:
+    folder, agents = finished
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert list(dict.fromkeys(line["stage"] for line in lines)) == list(agents)
+    for name in agents:
+        mine = [line for line in lines if line["stage"] == name]
+        steps = [line["steps"] for line in mine]
+        assert steps == sorted(steps)
+        assert steps[-1] == 1024
+        validated = [line["validation"] for line in mine if line["validation"] is not None]
+        assert len(validated) >= 2
+        best = json.loads((folder / name / "agent.json").read_text())["results"]["validation"]
+        assert round(max(validated), 2) == best
+        assert ("td" if name == "ann" else "distill") in mine[-1]["metrics"]
+    assert mine[-1]["metrics"]["spike_rate"] > 0
+
+
+def test_tensorboard_events_are_readable(finished: tuple[Path, dict[str, Agent]]) -> None:
+    folder, agents = finished
+    assert {path.name for path in (folder / "tensorboard").iterdir()} == set(agents)
+    for name, agent in agents.items():
+        events = EventAccumulator(str(folder / "tensorboard" / name))
+        events.Reload()
+        tags = set(events.Tags()["scalars"])
+        assert {"rollout/mean_reward", "rollout/epsilon", "validation/mean_reward"} <= tags
+        assert ("loss/td" if name == "ann" else "loss/distill") in tags
+        assert {f"spike_rate/{layer}" for layer in agent.policy.network.spiking} <= tags
+        steps = [event.step for event in events.Scalars("validation/mean_reward")]
+        assert steps == sorted(steps)
+        assert steps[-1] == 1024
+
+
+def test_pupils_learn_from_their_teacher(finished: tuple[Path, dict[str, Agent]]) -> None:
+    lines = [json.loads(line) for line in (finished[0] / "metrics.jsonl").read_text().splitlines()]
+    last = [line for line in lines if line["stage"] == "T2"][-1]
+    assert last["metrics"]["agreement"] > 0.75
+
+
+def test_the_same_seed_gives_the_same_bits(tmp_path: Path) -> None:
+    runs = []
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        torch.manual_seed(ord(name))  # what happened before must not matter
+        np.random.seed(ord(name))
+        torch.randn(ord(name))
+        runs.append(snn_rl.train(short(seed=seed), run_dir=tmp_path / name))
+    for stage in runs[0]:
+        nets = [run[stage].policy.network for run in runs]
+        assert identical(nets[0], nets[1]), stage
+        assert not identical(nets[0], nets[2]), stage
+
+
+class Witness(gym.Env[NDArray[np.float32], int]):
+    """Notes the seeds it is reset with; the reward follows from the seed."""
+
+    seeds: list[int] = []
+    observation_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        assert seed is not None
+        self.seeds.append(seed)
+        self.left, self.reward = 5, float(seed % 8 < 4) / 5
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action: int) -> Any:
+        self.left -= 1
+        shown = np.array([self.left / 5, action], np.float32)
+        return shown, self.reward, self.left == 0, False, {}
+
+
+gym.register("Witness-v0", entry_point=Witness)
+
+
+def test_training_validation_and_evaluation_have_seeds_of_their_own(tmp_path: Path) -> None:
+    Witness.seeds = []
+    agents = snn_rl.train(short(env="Witness-v0", seed=3), run_dir=tmp_path / "run")
+    seen = set(Witness.seeds)
+    training = {seed for seed in seen if seed >= 2**30}
+    validation = seen - training
+    assert len(training) > 50
+    assert validation == set(validation_seeds(3, 4))
+    for seed in (0, 3, 4):
+        Witness.seeds = []
+        evaluate_agent(agents["T1"], "T1", trials=50, seed=seed)
+        played = {s for s in Witness.seeds if s < 2**30}
+        assert len(played) == 50
+        assert not played & validation
+
+
+class Watcher:
+    """Keeps what it is told, and stops a run after some roll-outs."""
+
+    def __init__(self, stop_after: int = 10**9) -> None:
+        self.stop_after = stop_after
+        self.seen: list[Progress] = []
+        self.validations: list[float] = []
+
+    def progress(self, progress: Progress) -> None:
+        self.seen.append(progress)
+
+    def validated(self, progress: Progress, evaluation: Evaluation) -> None:
+        self.validations.append(evaluation.mean)
+
+    def should_stop(self) -> bool:
+        return len(self.seen) >= self.stop_after
+
+
+def train_ann(
+    env_id: str, config: TrainConfig, watcher: Watcher, module: nn.Module | None = None
+) -> tuple[Result, Task]:
+    spec = check_spaces(env_id)
+    pipeline = pipeline_for(spec)
+    torch.manual_seed(0)
+    module = module or mlp(pipeline.frame_shape[0], [16], spec.num_actions)
+    policy = Policy(trace(module, pipeline.frame_shape, pixels=False))
+    task = Task(env_id, pipeline, spec.num_actions, config.seed)
+    trainer = StageTrainer(
+        "ann", policy, task, config.ann, config.validation, None, watcher, stage_seed=11
+    )
+    return trainer.run(), task
+
+
+def test_the_checkpoint_kept_is_the_best_validated() -> None:
+    config = tiny(
+        ann={"steps": 2048, "learning_rate": 0.03}, validation={"every": 128, "episodes": 8}
+    )
+    watcher = Watcher()
+    result, task = train_ann("CartPole-v1", config, watcher)
+    assert len(watcher.validations) > 10
+    best = max(watcher.validations)
+    assert min(watcher.validations) < watcher.validations[-1] < best, "the last one is the best"
+    assert result.validation == best
+    again = evaluate(
+        Policy(result.network), "CartPole-v1", task.pipeline, validation_seeds(config.seed, 8)
+    )
+    assert again.mean == best
+    # What was scored is what is saved: its weights already lie on the grid.
+    before = {name: value.clone() for name, value in weights(result.network).items()}
+    snap(result.network, 1)
+    assert all(torch.equal(before[name], value) for name, value in weights(result.network).items())
+
+
+def test_a_stage_stops_at_its_target() -> None:
+    config = tiny(validation={"target": 1.0, "every": 64})
+    result, _ = train_ann("CartPole-v1", config, Watcher())
+    assert result.target_reached
+    assert result.steps < config.ann.steps
+
+
+def test_a_target_counts_once_a_second_set_of_episodes_confirms_it() -> None:
+    """Witness pays 1 on the first block of validation seeds and 0 on the second one."""
+    config = short(env="Witness-v0", validation={"target": 0.9, "every": 64})
+    watcher = Watcher()
+    result, _ = train_ann("Witness-v0", config, watcher)
+    assert watcher.validations == pytest.approx([1.0] * len(watcher.validations))
+    assert not result.target_reached
+    assert result.validation == 0
+    assert result.steps >= config.ann.steps
+
+
+def test_progress_is_reported_after_every_roll_out() -> None:
+    config = short()
+    watcher = Watcher()
+    result, _ = train_ann("CartPole-v1", config, watcher)
+    assert [p.steps for p in watcher.seen] == [64, 128, 192]
+    assert [p.updates for p in watcher.seen] == [2, 4, 6]
+    assert result.updates == 6
+    assert watcher.seen[0].epsilon > watcher.seen[-1].epsilon
+    assert all(p.total_steps == 192 and p.stage == "ann" for p in watcher.seen)
+
+
+def test_a_stage_without_any_update_warns(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        train_ann("CartPole-v1", short(ann={"learning_starts": 5000}), Watcher())
+    assert "stage ann ended untrained" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        train_ann("CartPole-v1", short(), Watcher())
+    assert not caplog.text
+
+
+def test_dropout_does_not_disturb_validation() -> None:
+    module = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 2))
+    result, task = train_ann("CartPole-v1", short(), Watcher(), module)
+    scores = [
+        evaluate(Policy(result.network), task.env_id, task.pipeline, validation_seeds(0, 4)).mean
+        for _ in range(2)
+    ]
+    assert scores == [result.validation] * 2
+
+
+def test_replay_that_cannot_hold_the_stacked_frames_is_refused(tmp_path: Path) -> None:
+    smallest = 8 * (1 + 3 + 1)
+    config = short(stack=4, ann={"replay": smallest})
+    with pytest.raises(SnnRlError, match="ann: replay must hold at least 56 transitions"):
+        snn_rl.train(config, run_dir=tmp_path / "run")
+
+
+def test_stopping_saves_what_was_reached(tmp_path: Path) -> None:
+    """Three roll-outs of the ANN, then two of the first spiking stage."""
+    config = short()
+    watcher = Watcher(stop_after=4)
+    with pytest.raises(Interrupted, match="T2"):
+        Run(config, tmp_path / "run", watcher).train()
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        "config.yaml",
+        "ann",
+        "interrupted",
+    }
+    assert load_agent(tmp_path / "run" / "ann").card["stage"] == "ann"
+    reached = load_agent(tmp_path / "run" / "interrupted" / "T2")
+    assert reached.policy.network.spiking
+    assert reached.timesteps == 2
+    assert reached.act(np.zeros(4, np.float32)) in (0, 1)
+
+
+class Residual(nn.Module):
+    """A Q-network of one's own."""
+
+    def __init__(self, features: int, actions: int) -> None:
+        super().__init__()
+        self.begin = nn.Linear(features, 12)
+        self.inner = nn.Linear(12, 12)
+        self.relu = nn.ReLU()
+        self.end = nn.Linear(12, actions)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.begin(x))
+        y: Tensor = self.end(self.relu(self.inner(x) + x))
+        return y
+
+
+def test_a_q_network_of_ones_own(tmp_path: Path) -> None:
+    asked: list[tuple[tuple[int, ...], int]] = []
+
+    def build(shape: tuple[int, ...], actions: int) -> nn.Module:
+        asked.append((shape, actions))
+        return Residual(shape[0], actions)
+
+    agents = snn_rl.train(short(), run_dir=tmp_path / "run", q_network=build)
+    assert asked == [((4,), 2)]
+    assert list(agents) == ["ann", "T2", "T1"]
+    for name, agent in agents.items():
+        loaded = load_agent(tmp_path / "run" / name)
+        assert any(node.op == "add" for node in loaded.policy.network.nodes)
+        assert loaded.act(np.zeros(4, np.float32)) == agent.act(np.zeros(4, np.float32))
+
+
+def test_a_q_network_that_cannot_become_spikes_is_refused_by_name(tmp_path: Path) -> None:
+    def build(shape: tuple[int, ...], actions: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(shape[0], 8), nn.Tanh(), nn.Linear(8, actions))
+
+    with pytest.raises(ConversionError, match="Tanh"):
+        snn_rl.train(short(), run_dir=tmp_path / "run", q_network=build)
+
+
+def test_pixels_are_trained_and_converted(tmp_path: Path) -> None:
+    config = short(
+        env="PixelCartPole-v1",
+        timesteps=1,
+        ann={"steps": 32, "num_envs": 2, "rollout": 8, "replay": 64, "learning_starts": 16}
+        | {"updates": 1, "batch": 4},
+        spiking={"steps": 32, "num_envs": 2, "rollout": 8, "updates": 1},
+        validation={"episodes": 2, "every": 32},
+    )
+    agents = snn_rl.train(config, run_dir=tmp_path / "run")
+    assert list(agents) == ["ann", "T1"]
+    agent = load_agent(tmp_path / "run" / "T1")
+    assert agent.policy.network.pixels
+    frame = np.random.default_rng(0).integers(256, size=(84, 84)).astype(np.uint8)
+    assert agent.act(frame) == agents["T1"].act(frame)
+
+
+def test_a_teacher_that_sees_the_full_state(tmp_path: Path) -> None:
+    config = short(env="PositionOnlyCartPole-v1", teacher="full_state", ann=DISTILLING)
+    agents = snn_rl.train(config, run_dir=tmp_path / "run")
+    assert [path.name for path in stages(tmp_path / "run")] == ["teacher", "ann", "T2", "T1"]
+    teacher = load_agent(tmp_path / "run" / "teacher")
+    assert teacher.policy.privileged
+    assert teacher.policy.network.input_shape == (4,)
+    assert teacher.act(np.zeros(4, np.float32)) in (0, 1)
+    with pytest.raises(ValueError, match=r"observation is \(2,\).*takes \(4,\)"):
+        teacher.act(np.zeros(2, np.float32))
+    assert agents["T1"].policy.network.input_shape == (2,)
+    assert agents["ann"].card["teacher"] == agents["T1"].card["teacher"] == "full_state"
+    assert evaluate_agent(teacher, "teacher", trials=2)["mean_reward"] > 0
+
+
+def test_a_teacher_that_sees_several_frames(tmp_path: Path) -> None:
+    config = short(env="PositionOnlyCartPole-v1", teacher="stack:4")
+    agents = snn_rl.train(config, run_dir=tmp_path / "run")
+    teacher = load_agent(tmp_path / "run" / "teacher")
+    assert teacher.policy.network.stack == 4
+    assert not teacher.policy.privileged
+    assert agents["T1"].policy.network.stack == 1
+    assert agents["T1"].card["teacher"] == "stack:4"
+    assert agents["ann"].card["teacher"] is None  # it learns from rewards
+
+
+def test_a_saved_agent_as_teacher(
+    finished: tuple[Path, dict[str, Agent]], tmp_path: Path
+) -> None:
+    name = str(finished[0] / "T1")
+    agents = snn_rl.train(short(teacher=name, timesteps=1), run_dir=tmp_path / "run")
+    assert agents["T1"].card["teacher"] == name
+    assert not (tmp_path / "run" / "teacher").exists()
+    for env_id, message in (
+        ("PositionOnlyCartPole-v1", "does not see what PositionOnlyCartPole-v1 shows"),
+        ("Acrobot-v1", "has 2 actions; Acrobot-v1 has 3"),
+    ):
+        with pytest.raises(SnnRlError, match=message):
+            snn_rl.train(short(teacher=name, env=env_id), run_dir=tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("env_id", ["Acrobot-v1", "MountainCar-v0"])
+def test_other_environments_train_with_the_defaults(env_id: str, tmp_path: Path) -> None:
+    settings: Mapping[str, Any] = {
+        "env": env_id,
+        "timesteps": 1,
+        "ann": {"steps": 1280},
+        "spiking": {"steps": 1280},
+        "validation": {"episodes": 2},
+    }
+    agents = snn_rl.train(settings, run_dir=tmp_path / "run")
+    for agent in agents.values():
+        assert agent.card["provenance"]["updates"] > 0
+        assert agent.num_actions == 3
+        assert agent.card["results"]["validation"] < 0
+
+
+def test_no_timesteps_train_the_ann_alone(tmp_path: Path) -> None:
+    assert list(snn_rl.train(short(timesteps=0), run_dir=tmp_path / "run")) == ["ann"]
+
+
+def test_an_existing_run_is_not_overwritten(finished: tuple[Path, dict[str, Agent]]) -> None:
+    with pytest.raises(SnnRlError, match="already holds a run: choose another"):
+        snn_rl.train(short(), run_dir=finished[0])
+
+
+def test_a_refused_run_leaves_no_folder_behind(tmp_path: Path) -> None:
+    for changes in ({"env": "NoSuchGame-v0"}, {"device": "nonsense"}, {"teacher": "nowhere"}):
+        with pytest.raises(ValueError, match="NoSuchGame|nonsense|nowhere"):
+            snn_rl.train(short(**changes), run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_training_works_outside_the_main_thread(tmp_path: Path) -> None:
+    result: dict[str, Agent] = {}
+
+    def work() -> None:
+        result.update(snn_rl.train(short(timesteps=0), run_dir=tmp_path / "run"))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert "ann" in result
