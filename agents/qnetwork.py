@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -40,7 +41,7 @@ def build_network(
     if factory is not None:
         module = factory(stacked, actions)
     elif pixels:
-        module = _Pixels(nature_cnn(stacked[0], stacked[1], actions))
+        module = nature_cnn(stacked[0], stacked[1], actions)
     else:
         module = mlp(stacked[0], hidden, actions)
     network = trace(module, frame_shape, pixels=pixels, stack=stack)
@@ -52,39 +53,37 @@ def build_network(
 def mlp(features: int, hidden: list[int], actions: int) -> nn.Module:
     """Fully connected ReLU network: [batch, features] -> [batch, actions]."""
     sizes = [features, *hidden]
-    layers: list[nn.Module] = []
-    for inputs, outputs in pairwise(sizes):
-        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(sizes[-1], actions))
+    layers: dict[str, nn.Module] = {}
+    for number, (inputs, outputs) in enumerate(pairwise(sizes), 1):
+        layers |= {f"fc{number}": nn.Linear(inputs, outputs), f"hidden{number}": nn.ReLU()}
+    layers["q"] = nn.Linear(sizes[-1], actions)
+    return nn.Sequential(OrderedDict(layers))
 
 
 def nature_cnn(channels: int, side: int, actions: int) -> nn.Module:
-    """Mnih et al. 2015: [batch, channels, side, side] pixels in 0...1 -> [batch, actions]."""
+    """Mnih et al. 2015: [batch, channels, side, side] pixels 0...255 -> [batch, actions]."""
     for kernel, stride in ((8, 4), (4, 2), (3, 1)):
         side = math.floor((side - kernel) / stride) + 1
     if side < 1:
         raise SnnRlError("the Nature CNN needs images of at least 36x36 pixels")
-    return nn.Sequential(
-        nn.Conv2d(channels, 32, 8, stride=4),
-        nn.ReLU(),
-        nn.Conv2d(32, 64, 4, stride=2),
-        nn.ReLU(),
-        nn.Conv2d(64, 64, 3, stride=1),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(64 * side * side, 512),
-        nn.ReLU(),
-        nn.Linear(512, actions),
-    )
+    layers = {
+        "conv1": nn.Conv2d(channels, 32, 8, stride=4),
+        "hidden1": nn.ReLU(),
+        "conv2": nn.Conv2d(32, 64, 4, stride=2),
+        "hidden2": nn.ReLU(),
+        "conv3": nn.Conv2d(64, 64, 3, stride=1),
+        "hidden3": nn.ReLU(),
+        "flatten": nn.Flatten(),
+        "fc4": nn.Linear(64 * side * side, 512),
+        "hidden4": nn.ReLU(),
+        "q": nn.Linear(512, actions),
+    }
+    return _Pixels(OrderedDict(layers))
 
 
-class _Pixels(nn.Module):
-    """Scales raw pixels to 0...1 for a network that expects them so."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
+class _Pixels(nn.Sequential):
+    """Layers for pixels scaled to 0...1, applied to raw ones."""
 
     def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.inner(x / 255)
+        result: Tensor = super().forward(x / 255)
         return result

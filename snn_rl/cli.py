@@ -93,7 +93,7 @@ def train(
     folder = run_folder(run_dir, settings.env)
     stop = StopFlag()
     files = FileMonitor(folder, stop)
-    command = shlex.join(["snn-rl", *sys.argv[1:]])
+    command = _reproducing(sys.argv[1:])
     try:
         with stop.on_signals(), ConsoleMonitor(screen) as bars:
             run = Run(settings, folder, MonitorGroup([files, bars]), command=command)
@@ -242,6 +242,16 @@ def _find(source: str | None) -> tuple[Path | None, dict[str, Agent]]:
         if folders:
             return Path(source), {str(folder): load_agent(folder) for folder in folders}
     return None, {source: load_agent(source)}
+
+
+def _reproducing(arguments: list[str]) -> str:
+    """The command that repeats a run anywhere: the one given, without its --run-dir."""
+    kept, skip = ["snn-rl"], False
+    for argument in arguments:
+        if not skip and not argument.startswith("--run-dir"):
+            kept.append(argument)
+        skip = argument == "--run-dir"
+    return shlex.join(kept)
 
 
 def main() -> None:

@@ -458,8 +458,8 @@ def test_other_environments_train_with_the_defaults(env_id: str, tmp_path: Path)
     settings: Mapping[str, Any] = {
         "env": env_id,
         "timesteps": 1,
-        "ann": {"steps": 1280},
-        "spiking": {"steps": 1280},
+        "ann": {"steps": 1024},
+        "spiking": {"steps": 1024},
         "validation": {"episodes": 2},
     }
     agents = snn_rl.train(settings, run_dir=tmp_path / "run")

@@ -1,0 +1,453 @@
+"""The command line as a person uses it: output, exit status, messages, interruption."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+import snn_rl
+from snn_rl import cli
+from snn_rl.agents.agent import load_agent, zoo
+from snn_rl.agents.evaluation import Evaluation
+from snn_rl.agents.monitors import StopFlag
+from snn_rl.agents.results import stages
+from snn_rl.agents.training import Progress
+from snn_rl.console import ConsoleMonitor
+
+COMMAND = [sys.executable, "-m", "snn_rl.cli"]
+SMALL = [
+    *("train", "--env", "CartPole-v1", "--timesteps", "2", "--set", "hidden=[16]"),
+    *("--set", "validation={episodes: 2, every: 512, target: null}"),
+    *("--set", "ann={steps: 512, num_envs: 8, rollout: 8, replay: 512, n_step: 3, batch: 16}"),
+    *("--set", "ann={learning_starts: 128, updates: 1, target_every: 50, learning_rate: 1e-3}"),
+    *("--set", "spiking={steps: 256, num_envs: 8, rollout: 8, updates: 1}"),
+]
+ENDLESS = 10**9
+KEYS = {
+    *("agent", "env", "stage", "timesteps", "carry_membrane", "trials", "distinct_trials"),
+    *("mean_reward", "std_reward", "rewards", "lengths", "truncated", "spike_rate"),
+    *("spike_rates", "alpha", "teacher"),
+}
+
+
+def snn_rl_command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments], cwd=cwd, capture_output=True, text=True, timeout=100
+    )
+
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Call:
+    """The same entry point without a new process, in an empty folder."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["snn-rl", *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        output = capsys.readouterr()
+        return int(end.value.code or 0), output.out, output.err
+
+    monkeypatch.chdir(tmp_path)
+    return run
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which a run was trained."""
+    folder = tmp_path_factory.mktemp("home")
+    done = snn_rl_command(*SMALL, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    (folder / "stderr.txt").write_text(done.stderr)
+    return folder
+
+
+def run_of(home: Path) -> Path:
+    (run,) = (home / "runs" / "CartPole-v1").iterdir()
+    return run
+
+
+def test_the_entry_point_is_installed() -> None:
+    (script,) = metadata.entry_points(group="console_scripts", name="snn-rl")
+    assert script.load() is cli.main
+
+
+def test_training_writes_a_run(home: Path) -> None:
+    run = run_of(home)
+    assert [stage.name for stage in stages(run)] == ["ann", "T2", "T1"]
+    assert load_agent(run / "T1").card["provenance"]["command"].startswith("snn-rl train --env")
+    assert (run / "metrics.jsonl").stat().st_size > 0
+
+
+def test_progress_comes_as_plain_lines_without_a_terminal(home: Path) -> None:
+    text = (home / "stderr.txt").read_text()
+    assert "\x1b" not in text
+    assert "\r" not in text
+    lines = text.splitlines()
+    run = run_of(home).relative_to(home)
+    assert lines[0] == f"training CartPole-v1 into {run}"
+    assert lines[-1] == f"done: snn-rl evaluate --agent {run}"
+    for stage in ("ann", "T2", "T1"):
+        (last,) = (line for line in lines if line.strip().startswith(f"{stage} 100%"))
+        assert "validation" in last
+    assert "Traceback" not in text
+
+
+def test_evaluate_prints_one_json_document_and_nothing_else(home: Path) -> None:
+    """Without --agent: every stage of the newest run."""
+    old = home / "runs" / "CartPole-v1" / "older"
+    shutil.copytree(run_of(home), old)
+    os.utime(old / "config.yaml", (1, 1))
+    try:
+        done = snn_rl_command("evaluate", "--trials", "3", "--json", cwd=home)
+    finally:
+        shutil.rmtree(old)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    run = run_of(home).relative_to(home)
+    assert [row["agent"] for row in rows] == [f"{run}/{name}" for name in ("ann", "T2", "T1")]
+    assert [row["stage"] for row in rows] == ["ann", "T2", "T1"]
+    for row in rows:
+        assert set(row) >= KEYS
+        assert row["env"] == "CartPole-v1"
+        assert row["trials"] == len(row["rewards"]) == len(row["lengths"]) == 3
+        assert 1 <= row["distinct_trials"] <= 3
+        assert row["mean_reward"] == pytest.approx(np.mean(row["rewards"]))
+        assert row["std_reward"] == pytest.approx(np.std(row["rewards"]))
+    ann, longer, shorter = rows
+    assert (ann["spike_rates"], ann["alpha"], ann["teacher"]) == ({}, 1.0, None)
+    assert (longer["timesteps"], shorter["timesteps"]) == (2, 1)
+    assert longer["teacher"] == "self"
+    for row in (longer, shorter):
+        assert row["carry_membrane"] is True
+        (rate,) = row["spike_rates"].values()
+        assert row["spike_rate"] == pytest.approx(rate)
+    assert json.loads((run_of(home) / "evaluation.json").read_text()) == rows
+
+
+def test_evaluate_one_agent_with_other_options(home: Path, call: Call) -> None:
+    agent = str(run_of(home) / "T1")
+    code, out, _ = call(
+        *("evaluate", "--agent", agent, "--trials", "2", "--json"),
+        *("--timesteps", "3", "--no-carry", "--seed", "4", "--flicker", "0.5"),
+    )
+    assert code == 0
+    (row,) = json.loads(out)
+    assert (row["timesteps"], row["carry_membrane"], row["seed"], row["flicker"]) == (
+        3, False, 4, 0.5,
+    )  # fmt: skip
+    assert row["agent"] == agent
+    _, out, _ = call("evaluate", "--agent", agent, "--trials", "2", "--json")
+    (plain,) = json.loads(out)
+    assert (plain["timesteps"], plain["carry_membrane"]) == (1, True)
+
+
+def test_evaluate_shows_a_table(home: Path, call: Call) -> None:
+    code, out, err = call("evaluate", "--agent", str(run_of(home)), "--trials", "2")
+    assert code == 0
+    assert "CartPole-v1, 2 trials" in out
+    assert all(stage in out for stage in ("ann", "T2", "T1"))
+    assert "evaluating" in err
+
+
+def test_scores_are_recorded_in_cards_on_request_alone(home: Path, call: Call) -> None:
+    run = home / "copy"
+    shutil.copytree(run_of(home), run)
+    try:
+        agent = str(run / "T1")
+        assert call("evaluate", "--agent", agent, "--trials", "2")[0] == 0
+        assert "mean_reward" not in load_agent(agent).card["results"]
+        assert call("evaluate", "--agent", agent, "--trials", "2", "--record")[0] == 0
+        assert load_agent(agent).card["results"]["trials"] == 2
+        code, _, err = call("evaluate", "--agent", agent, "--record", "--no-carry")
+        assert code == 2
+        assert "--record keeps the standard scores" in err
+    finally:
+        shutil.rmtree(run)
+
+
+def test_report(home: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(home)  # of the newest run there
+    code, out, _ = call("report")
+    assert code == 0
+    path = home / out.strip()
+    assert path == run_of(home) / "report.md"
+    assert "CartPole-v1" in path.read_text()
+
+
+def test_energy_prints_one_json_document(home: Path, call: Call) -> None:
+    agent = str(run_of(home) / "T1")
+    code, out, _ = call("energy", "--agent", agent, "--trials", "1", "--json")
+    assert code == 0
+    (row,) = json.loads(out)
+    assert row["agent"] == agent
+    assert row["alpha"] > 0
+    code, out, _ = call("energy", "--agent", agent, "--trials", "1")
+    assert code == 0
+    assert "E_ANN" in out
+
+
+def test_zoo(call: Call) -> None:
+    code, out, err = call("zoo")
+    if zoo():
+        assert code == 0
+        assert all(f"zoo:{name}" in out for name in zoo())
+    else:
+        assert (code, err) == (2, "error: this installation ships no agents\n")
+
+
+def test_version_and_help(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
+    done = snn_rl_command("--version", cwd=Path.cwd())
+    assert (done.returncode, done.stdout) == (0, f"snn-rl {snn_rl.__version__}\n")
+    code, out, _ = call("--help")
+    assert code == 0
+    for command in ("train", "evaluate", "report", "zoo", "energy", "benchmark"):
+        assert command in out
+    _, out, _ = call("train", "--help")
+    assert "not spiking timesteps" in " ".join(out.split())
+
+
+BAD_INPUT = {
+    "unknown environment": (["train", "--env", "CartPole-v7"], "CartPole-v7"),
+    "unsupported environment": (["train", "--env", "Pendulum-v1"], "only Discrete actions"),
+    "no environment": (["train"], "no environment is named: set env (--env)"),
+    "unknown key": (
+        ["train", "--env", "CartPole-v1", "--set", "ann.stesp=3"],
+        "unknown key 'ann.stesp'; did you mean 'steps'?",
+    ),
+    "bad value": (["train", "--env", "CartPole-v1", "--set", "seed=x"], "seed: "),
+    "bad steps": (["train", "--env", "CartPole-v1", "--steps", "0"], "greater than 0"),
+    "bad override": (["train", "--env", "CartPole-v1", "--set", "seed"], "key=value"),
+    "missing file": (["train", "--config", "none.yaml"], "none.yaml cannot be read"),
+    "bad schedule": (["train", "--env", "CartPole-v1", "--until", "9"], "timesteps >= until"),
+    "bad device": (["train", "--env", "CartPole-v1", "--device", "tpu9"], "'tpu9' is not avail"),
+    "bad teacher": (["train", "--env", "CartPole-v1", "--teacher", "x"], "no agent at x"),
+    "no full state": (
+        ["train", "--env", "CartPole-v1", "--teacher", "full_state"],
+        "reports no info['full_state']",
+    ),
+    "missing agent": (["evaluate", "--agent", "nowhere"], "no agent at nowhere"),
+    "no agent": (["evaluate", "--agent", "."], "holds no agent"),
+    "unknown zoo agent": (["evaluate", "--agent", "zoo:x/T1"], "the zoo has no agent 'x/T1'"),
+    "no run": (["report"], "there is no run yet: start one with"),
+    "not a run": (["report", "."], "holds no run"),
+    "energy of nothing": (["energy", "--agent", "nowhere"], "no agent at nowhere"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_is_answered_with_one_sentence(case: str, call: Call, tmp_path: Path) -> None:
+    arguments, message = BAD_INPUT[case]
+    code, out, err = call(*arguments)
+    assert code == 2
+    assert out == ""
+    lines = [line for line in err.splitlines() if not line.startswith("training ")]
+    assert len(lines) == 1, err
+    assert lines[0].startswith("error: ")
+    assert message in lines[0]
+    if case != "no full state":
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--nonsense"], "No such option: --nonsense"),
+        (["train", "--env"], "requires an argument"),
+        (["train", "--seed", "x"], "Invalid value for '--seed'"),
+        (["evaluate", "--trials", "0"], "Invalid value for '--trials'"),
+        (["evaluate", "--flicker", "2"], "Invalid value for '--flicker'"),
+        (["nonsense"], "No such command 'nonsense'"),
+    ],
+)
+def test_bad_usage(arguments: list[str], message: str, call: Call) -> None:
+    code, out, err = call(*arguments)
+    assert code == 2
+    assert out == ""
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_tracebacks_are_shown_on_request_alone(tmp_path: Path, call: Call) -> None:
+    code, _, err = call("train", "--env", "Nope-v0")
+    assert code == 2
+    assert err.startswith("error: Gymnasium knows no environment 'Nope-v0'")
+    assert err.count("\n") == 1
+    loud = snn_rl_command("train", "--env", "Nope-v0", "--debug", cwd=tmp_path)
+    assert loud.returncode != 0
+    assert "Traceback" in loud.stderr
+
+
+def test_diverging_training_is_a_failure_not_bad_input(call: Call) -> None:
+    code, _, err = call(*SMALL, "--set", "ann.learning_rate=1e37", "--set", "timesteps=0")
+    assert code == 1
+    assert "error: training diverged" in err
+    assert "(--debug shows where it happened)" in err
+    assert "Traceback" not in err
+
+
+def test_an_existing_run_is_refused(home: Path, call: Call) -> None:
+    run = run_of(home)
+    before = sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*"))
+    code, _, err = call(*SMALL, "--run-dir", str(run))
+    assert code == 2
+    assert err == f"error: {run} already holds a run: choose another --run-dir\n"
+    assert sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*")) == before
+
+
+def test_a_run_folder_that_cannot_be_made(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    code, _, err = call(*SMALL, "--run-dir", "file/run")
+    assert code == 2
+    assert err.splitlines()[-1] == "error: file/run: Not a directory"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_run_folder(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=stat.S_IRUSR | stat.S_IXUSR)
+    code, _, err = call(*SMALL, "--run-dir", "locked/run")
+    assert code == 2
+    assert err.splitlines()[-1] == "error: locked/run: Permission denied"
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    for _ in range(900):
+        if condition():
+            return
+        if process.poll() is not None:
+            break
+        time.sleep(0.1)
+    process.kill()
+    raise AssertionError(process.communicate()[1])
+
+
+def stage_is_running(run: Path, stage: str) -> bool:
+    file = run / "metrics.jsonl"
+    return file.exists() and f'"stage": "{stage}"' in file.read_text()
+
+
+def test_interruption_saves_what_was_reached(tmp_path: Path) -> None:
+    """Ctrl-C in the ANN's training and SIGTERM in a spiking stage, side by side."""
+    cases = {
+        "ann": (signal.SIGINT, ["--set", f"ann.steps={ENDLESS}"]),
+        "T2": (signal.SIGTERM, ["--set", f"spiking.steps={ENDLESS}"]),
+    }
+    processes = {}
+    for stage, (_, changes) in cases.items():
+        run = tmp_path / ("a folder with [a name] that no line of a terminal holds " * 2 + stage)
+        command = [*COMMAND, *SMALL, *changes, "--run-dir", str(run)]
+        processes[stage] = run, subprocess.Popen(
+            command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+    for stage, (number, _) in cases.items():
+        run, process = processes[stage]
+        wait_for(lambda r=run, s=stage: stage_is_running(r, s), process)  # type: ignore[misc]
+        process.send_signal(number)
+    for stage, (run, process) in processes.items():
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 130, err
+        assert out == ""
+        last = err.splitlines()[-1]
+        assert last == f"stopped in stage {stage}; what was reached is saved in {run}"
+        assert "Traceback" not in err
+        agent = load_agent(run / "interrupted" / stage)
+        assert agent.card["stage"] == stage
+        assert agent.act(np.zeros(4, np.float32)) in (0, 1)
+        for line in (run / "metrics.jsonl").read_text().splitlines():
+            json.loads(line)
+        finished = ["ann"] if stage == "T2" else []
+        expected = {"config.yaml", "metrics.jsonl", "tensorboard", "interrupted", *finished}
+        assert {path.name for path in run.iterdir()} == expected
+        assert not [path for path in run.rglob(".*")]
+        for name in finished:
+            assert load_agent(run / name).card["stage"] == name
+
+
+def test_ctrl_c_during_evaluation(home: Path) -> None:
+    command = [*COMMAND, "evaluate", "--agent", str(run_of(home)), "--trials", "1000"]
+    process = subprocess.Popen(command, cwd=home, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("evaluating")
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    assert process.wait(timeout=60) == 130
+    assert "Traceback" not in rest
+
+
+def test_a_second_ctrl_c_interrupts_at_once_and_handlers_are_restored() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    stop = StopFlag()
+    with pytest.raises(KeyboardInterrupt), stop.on_signals():
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.raised
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def progress(stage: str, steps: int) -> Progress:
+    return Progress(stage, steps, 1000, 5, 2.0, 0.1, 33.0, None, {"spike_rate": 0.25})
+
+
+def evaluation() -> Evaluation:
+    return Evaluation([40.0, 44.0], [40, 44], 0, 2, {})
+
+
+def test_a_terminal_shows_bars() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    with ConsoleMonitor(console) as monitor:
+        monitor.progress(progress("ann", 500))
+        monitor.validated(progress("ann", 1000), evaluation())
+        monitor.progress(progress("T5", 250))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "\x1b" in shown
+    assert "━" in shown
+    assert "100%" in shown
+    assert "25%" in shown
+    assert "validation 42.0" in shown
+
+
+def test_plain_lines_come_now_and_then_and_at_validations() -> None:
+    console = Console(file=io.StringIO(), width=40)
+    with ConsoleMonitor(console) as monitor:
+        for steps in range(0, 1000, 100):
+            monitor.progress(progress("T5", steps))
+        monitor.validated(progress("T5", 1000), evaluation())
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert len(lines) == 2
+    assert lines[0].split() == (
+        "T5 0% 0 steps 0/s ε 0.10 reward 33.0 spikes 0.250 at most".split()
+        + lines[0].split()[-3:]
+    )
+    assert "100%  1,000 steps  500/s" in lines[1]
+    assert "validation 42.0  at most 0 s left" in lines[1]
+
+
+def test_table_of_the_zoo_tolerates_agents_without_scores() -> None:
+    from snn_rl.console import zoo_table
+
+    console = Console(file=io.StringIO(), width=120)
+    rows: list[dict[str, Any]] = [{"name": "A-v0/T1", "timesteps": 1, "results": {"validation": 3}}]
+    console.print(zoo_table(rows))
+    assert "zoo:A-v0/T1" in console.file.getvalue()  # type: ignore[attr-defined]
