@@ -144,8 +144,10 @@ class ValidationConfig(_Section):
     every: int = Field(default=16_384, gt=0)
     """environment steps between validations"""
     target: float | None = None
-    """a stage stops once two disjoint sets of validation episodes both average this; without
+    """a stage stops once its validation episodes, and then `confirm` others, average this; without
     it every stage uses up its steps"""
+    confirm: int = Field(default=256, gt=0)
+    """episodes on further seeds that must meet the target too: rare failures show only in many"""
 
 
 class TrainConfig(_Section):

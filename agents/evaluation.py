@@ -29,9 +29,10 @@ def evaluation_seeds(seed: int, trials: int) -> list[int]:
     return [EVALUATION_SEEDS + seed * SEEDS_PER_RUN + i for i in range(trials)]
 
 
-def validation_seeds(seed: int, episodes: int, block: int = 0) -> list[int]:
-    """Seeds of one block of validation episodes."""
-    return [VALIDATION_SEEDS + seed * SEEDS_PER_RUN + block * episodes + i for i in range(episodes)]
+def validation_seeds(seed: int, episodes: int, *, confirm: bool = False) -> list[int]:
+    """Seeds of the validation episodes, or of those that confirm them."""
+    first = VALIDATION_SEEDS + seed * SEEDS_PER_RUN + (SEEDS_PER_RUN // 2 if confirm else 0)
+    return [first + i for i in range(episodes)]
 
 
 @dataclass(frozen=True)

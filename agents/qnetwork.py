@@ -85,5 +85,5 @@ class _Pixels(nn.Sequential):
     """Layers for pixels scaled to 0...1, applied to raw ones."""
 
     def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = super().forward(x / 255)
+        result: Tensor = super().forward(x / 255)  # type: ignore[no-untyped-call]
         return result

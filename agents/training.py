@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -247,13 +247,14 @@ class Judge:
         self.satisfied = False
 
     def validate(self) -> Evaluation:
-        """Validate once; where the target is met, confirm it on a second set of seeds."""
+        """Validate once; where the target is met, confirm it on further seeds."""
         network = self.policy.network.clone()
         snap(network, self.policy.timesteps)
-        result = self._play(network, 0)
-        mean, target = result.mean, self.config.target
+        seed, config = self.task.seed, self.config
+        result = self._play(network, validation_seeds(seed, config.episodes))
+        mean, target = result.mean, config.target
         if target is not None and mean >= target:
-            second = self._play(network, 1).mean
+            second = self._play(network, validation_seeds(seed, config.confirm, confirm=True)).mean
             self.satisfied = second >= target
             mean = min(mean, second)
         self.last = mean
@@ -261,10 +262,6 @@ class Judge:
             self.best, self.best_mean = network, mean
         return result
 
-    def _play(self, network: Network, block: int) -> Evaluation:
-        policy = Policy(
-            network, self.policy.timesteps, self.policy.carry_membrane, self.policy.privileged
-        )
-        seeds = validation_seeds(self.task.seed, self.config.episodes, block)
-        task = self.task
+    def _play(self, network: Network, seeds: Sequence[int]) -> Evaluation:
+        policy, task = replace(self.policy, network=network), self.task
         return evaluate(policy, task.env_id, task.pipeline, seeds, task.conditions)
