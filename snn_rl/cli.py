@@ -155,7 +155,7 @@ def evaluate(
     if as_json:
         sys.stdout.write(json.dumps(rows, indent=1) + "\n")
     else:
-        Console().print(evaluation_table(rows))
+        _show(evaluation_table(rows))
 
 
 @app.command()
@@ -181,7 +181,7 @@ def zoo() -> None:
 
     if not names():
         raise SnnRlError("this installation ships no agents")
-    Console().print(zoo_table(zoo_rows()))
+    _show(zoo_table(zoo_rows()))
 
 
 @app.command()
@@ -201,7 +201,7 @@ def energy(
         sys.stdout.write(json.dumps(rows, indent=1) + "\n")
         return
     for name, found in reports.items():
-        Console().print(*energy_tables(name, found))
+        _show(*energy_tables(name, found))
 
 
 benchmark = typer.Typer(help="Measure speed on this machine.", no_args_is_help=True)
@@ -221,12 +221,18 @@ def benchmark_step(
     if as_json:
         sys.stdout.write(json.dumps(rows, indent=1) + "\n")
     else:
-        Console().print(step_table(rows))
+        _show(step_table(rows))
 
 
 def _say(text: str) -> None:
     """A line for the person who watches, on stderr and never wrapped."""
     screen.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _show(*tables: Any) -> None:
+    """Tables on stdout; in a file or pipe they need not fit a screen."""
+    console = Console()
+    Console(width=None if console.is_terminal else 200).print(*tables)
 
 
 def _find(source: str | None) -> tuple[Path | None, dict[str, Agent]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 if TYPE_CHECKING:
     from snn_rl.agents.evaluation import Evaluation
@@ -120,7 +120,8 @@ def evaluation_table(rows: Sequence[dict[str, Any]]) -> Table:
 
 def zoo_table(rows: Sequence[dict[str, Any]]) -> Table:
     """Table of `snn-rl zoo`: one row per shipped agent."""
-    table = Table("agent", "T", "mean ± std", "trials", "spikes", "α", "teacher", "training")
+    agent = Column("agent", no_wrap=True)  # to be copied
+    table = Table(agent, "T", "mean ± std", "trials", "spikes", "α", "teacher", "training", box=None)
     for row in rows:
         scores, made = row.get("results", {}), row.get("provenance", {})
         played, spiking = "mean_reward" in scores, bool(scores.get("spike_rates"))
@@ -151,6 +152,8 @@ def energy_tables(name: str, report: EnergyReport) -> tuple[Table, Table]:
         )
     totals = Table("per frame", "value")
     totals.add_row("α = E_ANN / E_SNN (Eq. 4, compute only)", f"{report.alpha:.2f}")
+    totals.add_row("α, every spike at its exact fan-out", f"{report.alpha_exact:.2f}")
+    totals.add_row("α with all memory traffic, membranes included", f"{report.alpha_total:.2f}")
     totals.add_row("ANN compute, nJ", f"{report.ann_pj / 1e3:,.2f}")
     totals.add_row("SNN compute, nJ", f"{report.snn_pj / 1e3:,.2f}")
     totals.add_row("spikes per neuron", f"{report.mean_rate:.4f}")
