@@ -113,11 +113,11 @@ class Agent:
 
     def predict(
         self,
-        observation: NDArray[Any],
-        state: State | None = None,
-        episode_start: NDArray[np.bool_] | None = None,
+        observation: Any,
+        state: Any = None,
+        episode_start: NDArray[Any] | None = None,
         deterministic: bool = True,
-    ) -> tuple[NDArray[np.int64], State | None]:
+    ) -> tuple[NDArray[Any], Any]:
         """Stable-Baselines3's PolicyPredictor: the caller keeps the state.
 
         Always greedy; `deterministic` is accepted for compatibility. The agent's own memory is
@@ -178,8 +178,10 @@ def load_agent(source: str | Path) -> Agent:
         pipeline = pipeline_from_dict(card["observation"])
         carry, privileged = bool(card["carry_membrane"]), bool(card["privileged"])
         known = isinstance(environment["env_id"], str) and int(environment["num_actions"]) > 0
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError) as error:
         raise CheckpointError(f"{folder} is damaged: its card lacks {error}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{folder} is damaged: {error}") from error
     outputs = network.shapes()[network.nodes[-1].name]
     if not known or outputs != (int(environment["num_actions"]),):
         raise CheckpointError(f"{folder} is damaged: its network does not fit its environment")

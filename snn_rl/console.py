@@ -121,7 +121,9 @@ def evaluation_table(rows: Sequence[dict[str, Any]]) -> Table:
 def zoo_table(rows: Sequence[dict[str, Any]]) -> Table:
     """Table of `snn-rl zoo`: one row per shipped agent."""
     agent = Column("agent", no_wrap=True)  # to be copied
-    table = Table(agent, "T", "mean ± std", "trials", "spikes", "α", "teacher", "training", box=None)
+    table = Table(
+        agent, "T", "mean ± std", "trials", "spikes", "α", "teacher", "training", box=None
+    )
     for row in rows:
         scores, made = row.get("results", {}), row.get("provenance", {})
         played, spiking = "mean_reward" in scores, bool(scores.get("spike_rates"))

@@ -198,14 +198,13 @@ def test_no_timesteps_train_the_ann_alone() -> None:
 def test_configuration_cannot_be_changed_afterwards() -> None:
     config = make()
     with pytest.raises(ValueError, match="frozen"):
-        config.seed = 3  # type: ignore[misc]
+        config.seed = 3
 
 
 def test_overrides_are_nested_and_typed() -> None:
-    overrides = parse_overrides(
-        ["ann.steps=2000", "ann.td=[1, 0.5]", "carry_membrane=false", "teacher=stack:4"]
-        + ["env=ALE/Pong-v5", "validation.target=null", "ann.steps=3000"]
-    )
+    texts = ["ann.steps=2000", "ann.td=[1, 0.5]", "carry_membrane=false", "teacher=stack:4"]
+    texts += ["env=ALE/Pong-v5", "validation.target=null", "ann.steps=3000"]
+    overrides = parse_overrides(texts)
     assert overrides == {
         "ann": {"steps": 3000, "td": [1, 0.5]},
         "carry_membrane": False,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -104,9 +104,7 @@ def gradients(learner: Learner, segment: Segment) -> list[Tensor]:
 def test_n_step_returns(seed: int, n: int, more: int, gamma: float, ends: float) -> None:
     segment = segment_of(n + more, seed, ends)
     value = np.random.default_rng(seed).normal(size=segment.reward.shape)
-    found = n_step_returns(
-        segment.reward, segment.terminated, segment.truncated, gamma=gamma, n=n
-    )
+    found = n_step_returns(segment.reward, segment.terminated, segment.truncated, gamma=gamma, n=n)
     assert found.total.shape == found.discount.shape == found.index.shape == (more, BATCH)
     for f in range(more):
         for b in range(BATCH):
@@ -153,7 +151,7 @@ def td_by_hand(learner: Learner, segment: Segment) -> float:
     first = 0 if segment.state is not None else learner.burn_in
     for f in range(first, len(frames) - config.n_step):
         for b in np.flatnonzero(segment.valid[f]):
-            total, discount, index = slow_return(segment, f, b, config.n_step, config.gamma)
+            total, discount, index = slow_return(segment, f, int(b), config.n_step, config.gamma)
             best = int(online[index, b].argmax())
             target_value = total + discount * float(value[index, b, best])
             error = abs(float(online[f, b, segment.action[f, b]]) - target_value)
@@ -215,7 +213,7 @@ def test_online_network_selects_and_target_network_values() -> None:
 class Spy(Network):
     """Writes down every pass."""
 
-    calls: list[tuple[Network, int, tuple[Tensor, ...]]] = []
+    calls: ClassVar[list[tuple[Network, int, tuple[Tensor, ...]]]] = []
 
     def forward(self, x: Tensor, state: tuple[Tensor, ...], *rest: Any, **options: Any) -> Any:
         self.calls.append((self, len(x), state))
@@ -289,14 +287,8 @@ def test_burn_in_builds_up_membranes_without_gradient() -> None:
     segment = segment_of(12, ends=0)
     found = gradients(learner_of(network, burn_in=5, **settings), segment)
 
-    rest = replace(
-        segment,
-        **{
-            name: getattr(segment, name)[5:]
-            for name in ("frames", "start", "valid", "action", "reward", "terminated")
-            + ("truncated", "teacher_q")
-        },
-    )
+    arrays = {name: value for name, value in vars(segment).items() if value is not None}
+    rest = replace(segment, **{name: value[5:] for name, value in arrays.items()})
     with torch.no_grad():
         _, state = network(
             torch.from_numpy(segment.frames[:5]),
@@ -349,7 +341,8 @@ def test_distillation_is_the_cross_entropy_at_a_temperature() -> None:
         wanted = torch.distributions.Categorical(logits=teacher_q / temperature)
         got = torch.distributions.Categorical(logits=q / temperature)
         divergence = torch.distributions.kl_divergence(wanted, got)
-        torch.testing.assert_close(found, divergence + wanted.entropy())
+        entropy = wanted.entropy()  # type: ignore[no-untyped-call]
+        torch.testing.assert_close(found, divergence + entropy)
 
 
 def spike_rate(network: Network) -> float:

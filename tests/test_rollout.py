@@ -29,7 +29,7 @@ POSITION = "PositionOnlyCartPole-v1"
 GREEDY = Exploration(0.0)
 
 
-class Ledger(gym.Env[NDArray[np.float32], int]):
+class Ledger(gym.Env[NDArray[np.float32], np.int64]):
     """Shows (number of the seed, step). An episode's length and end follow from its seed."""
 
     observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
@@ -43,7 +43,7 @@ class Ledger(gym.Env[NDArray[np.float32], int]):
         self.number, self.step_number = seed % 1000, 0
         return self._observation(), {}
 
-    def step(self, action: int) -> Any:
+    def step(self, action: np.int64) -> Any:
         self.step_number += 1
         end = self.step_number >= 2 + self.number % 5
         reward = 0.5 * self.step_number - 2 * int(action) + self.broken
@@ -55,7 +55,7 @@ class Ledger(gym.Env[NDArray[np.float32], int]):
 
 
 for name, broken in (("Ledger", 0.0), ("LedgerNaN", np.nan), ("LedgerInf", np.inf)):
-    gym.register(f"{name}-v0", entry_point=Ledger, kwargs={"broken": broken})
+    gym.register(f"{name}-v0", entry_point=f"{__name__}:Ledger", kwargs={"broken": broken})
 
 PLAIN = ObservationPipeline("vector", (2,))
 
@@ -151,9 +151,7 @@ def alone(policy: Policy, frames: NDArray[Any]) -> tuple[NDArray[Any], tuple[tor
 def test_membranes_are_those_of_each_episode_played_alone(timesteps: int, epsilon: float) -> None:
     policy = Policy(spiking(timesteps), timesteps)
     pipeline = pipeline_for(check_spaces(POSITION))
-    rollout, segment, finished = play(
-        POSITION, policy, 70, Exploration(epsilon), pipeline=pipeline
-    )
+    rollout, segment, finished = play(POSITION, policy, 70, Exploration(epsilon), pipeline=pipeline)
     assert len(finished) > 5
     for env in range(5):
         parts = episodes(segment, env)
@@ -193,7 +191,7 @@ def test_frames_are_what_the_environment_shows_through_the_pipeline() -> None:
 
 
 def test_returns_lengths_and_dummy_steps() -> None:
-    rollout, segment, finished = play("Ledger-v0", constant(0), 60, Exploration(1.0))
+    _, segment, finished = play("Ledger-v0", constant(0), 60, Exploration(1.0))
     expected = []
     for env in range(5):
         for part in episodes(segment, env):
@@ -225,9 +223,7 @@ def test_returns_lengths_and_dummy_steps() -> None:
 def test_returns_go_on_from_call_to_call() -> None:
     vector = make_vector("Ledger-v0", 5, seed=3)
     replay = SegmentReplay(5, 60, (2,), pixels=False)
-    rollout = Rollout(
-        vector, "Ledger-v0", PLAIN, constant(0), None, np.random.default_rng(3)
-    )
+    rollout = Rollout(vector, "Ledger-v0", PLAIN, constant(0), None, np.random.default_rng(3))
     pieces = []
     for _ in range(20):
         pieces += rollout.collect(replay, 3, Exploration(1.0))
@@ -273,7 +269,7 @@ def test_odds_of_random_and_of_the_teachers_actions(epsilon: float, share: float
     )
     counts = np.bincount(segment.action.ravel(), minlength=3) / segment.action.size
     greedy = 1 - epsilon
-    expected = [greedy * (1 - share), 0, greedy * share] + np.full(3, epsilon / 3)
+    expected = np.array([greedy * (1 - share), 0, greedy * share]) + epsilon / 3
     np.testing.assert_allclose(counts, expected, atol=0.035)
     assert (counts[expected == 0] == 0).all()
 
