@@ -74,9 +74,10 @@ class ConsoleMonitor:
     def _print(self, progress: StageProgress, validation: float | None = None) -> None:
         self.printed = time.monotonic()
         rate = progress.steps / max(progress.seconds, 1e-9)
-        left = (progress.total_steps - progress.steps) / max(rate, 1e-9)
+        left = max(0, progress.total_steps - progress.steps) / max(rate, 1e-9)
+        done = min(100.0, 100 * progress.steps / progress.total_steps)
         self.console.print(
-            f"{progress.stage:>7} {100 * progress.steps / progress.total_steps:3.0f}%  "
+            f"{progress.stage:>7} {done:3.0f}%  "
             f"{describe(progress, validation)}  at most {left:.0f} s left",
             highlight=False,
             soft_wrap=True,
