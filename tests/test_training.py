@@ -246,6 +246,19 @@ def test_training_validation_and_evaluation_have_seeds_of_their_own(tmp_path: Pa
         assert not played & validation
 
 
+def test_stages_and_runs_train_on_seeds_of_their_own(tmp_path: Path) -> None:
+    Witness.seeds.clear()
+    pipeline_for(check_spaces("Witness-v0"))
+    measuring = set(Witness.seeds)  # the scale of observations: the same for all runs
+    training = []
+    for seed in (3, 4):
+        Witness.seeds.clear()
+        snn_rl.train(short(env="Witness-v0", seed=seed), run_dir=tmp_path / str(seed))
+        training += [s for s in Witness.seeds if s >= 2**30 and s not in measuring]
+    assert len(training) > 200
+    assert len(training) == len(set(training))
+
+
 class Watcher:
     """Keeps what it is told, and stops a run after some roll-outs."""
 
