@@ -19,7 +19,7 @@ from torch.nn import functional
 from snn_rl.agents.config import LearnerConfig
 from snn_rl.agents.replay import Segment
 from snn_rl.network import Network, SpikeHook, State
-from snn_rl.stacking import stack_frames
+from snn_rl.stacking import stack_at
 
 _Pair = tuple[Tensor, Tensor]
 
@@ -194,22 +194,26 @@ class Learner:
         rates: dict[str, Tensor],
     ) -> tuple[Tensor, _Pair | None]:
         """As `_in_sequence`, without membranes: each frame counts with those stacked to it."""
-        stack = self.network.stack
-        views = stack_frames(frames, state[0], start)[0] if state else frames
-        views = views.view(*views.shape[:2], stack, -1, *views.shape[3:])
+        stack, first = self.network.stack, now.start
+        if stack > 1 and first < stack - 1:  # the older frames are in the state
+            older = state[0].transpose(0, 1)
+            frames = torch.cat([older, frames])
+            start = torch.cat([start.new_zeros(older.shape[:2]), start])
+            first += len(older)
 
-        def run(network: Network, chosen: Tensor) -> Tensor:
-            batch = chosen.flatten(0, 1)
-            history = (batch[:, :-1],) if state else ()
-            q, _ = self._run(network, batch[None, :, -1], history, None)
-            return q.view(*chosen.shape[:2], -1)
+        def run(network: Network, at: Tensor) -> Tensor:
+            views = stack_at(frames, start, at, stack).flatten(0, 1)
+            history = (views[:, :-1],) if stack > 1 else ()
+            q, _ = self._run(network, views[None, :, -1], history, None)
+            return q.view(*at.shape, -1)
 
-        q = run(self.network, views[now])
+        count = now.stop - now.start
+        times = torch.arange(first, first + count, device=frames.device)
+        q = run(self.network, times[:, None].expand(-1, frames.shape[1]))
         if self.target is None or final is None:
             return q, None
-        views = views[now.start :][final]
         with torch.no_grad():
-            return q, (run(self.network, views), run(self.target, views))
+            return q, (run(self.network, first + final[0]), run(self.target, first + final[0]))
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(array).to(self.network.device)

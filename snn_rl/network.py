@@ -158,7 +158,7 @@ class Network(nn.Module):
         for node in self.nodes:
             inputs = [values[name] for name in node.inputs]
             if node.op == "input":
-                value = x.to(self.dtype) * PIXEL_UNIT if self.pixels else x
+                value = x.to(self.dtype).mul_(PIXEL_UNIT) if self.pixels else x
                 value = value.unsqueeze(1)
             elif node.op == "lif":
                 value, membrane = self._spike(

@@ -386,9 +386,16 @@ def test_interruption_saves_what_was_reached(tmp_path: Path) -> None:
             assert load_agent(run / name).card["stage"] == name
 
 
+def _heed_ctrl_c() -> None:
+    """Processes of a background job ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_during_evaluation(home: Path) -> None:
     command = [*COMMAND, "evaluate", "--agent", str(run_of(home)), "--trials", "1000"]
-    process = subprocess.Popen(command, cwd=home, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=home, stderr=subprocess.PIPE, text=True, preexec_fn=_heed_ctrl_c
+    )
     assert process.stderr is not None
     assert process.stderr.readline().startswith("evaluating")
     process.send_signal(signal.SIGINT)
