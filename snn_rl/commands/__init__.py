@@ -1,0 +1,1 @@
+"""The commands of `snn-rl`, assembled in snn_rl.cli."""
