@@ -10,7 +10,7 @@ from snn_rl.agents.agent import Agent
 from snn_rl.agents.config import TrainConfig, load_preset, make_config, merge
 from snn_rl.agents.monitors import FileMonitor, StopFlag
 from snn_rl.agents.qnetwork import QNetworkFactory
-from snn_rl.agents.results import run_folder
+from snn_rl.agents.results import run_folder, run_to_resume
 from snn_rl.agents.run import Run
 
 
@@ -18,6 +18,7 @@ def train(
     config: TrainConfig | Mapping[str, Any] | str,
     *,
     run_dir: str | Path | None = None,
+    resume: bool = False,
     q_network: QNetworkFactory | None = None,
 ) -> dict[str, Agent]:
     """Train ANN and spiking stages; returns the agents by stage: "ann", "T5", ... "T1".
@@ -26,19 +27,24 @@ def train(
         config: an environment id (its preset, or defaults), settings on top of the preset of
             their "env", or a complete TrainConfig.
         run_dir: where everything is written; by default runs/<env>/<time>.
+        resume: go on with a run that is in `run_dir` already; its own configuration counts.
         q_network: builds your own torch Q-network from (input shape, number of actions); it must
             be feed-forward with ReLU activations (see snn_rl.tracing.trace).
 
     Raises:
         SnnRlError, UnsupportedEnvironment: bad configuration, environment or network, or a folder
-            that already holds a run.
+            that already holds a run
+            (or, with `resume`, holds none).
         Interrupted: SIGINT or SIGTERM arrived; finished stages are saved.
     """
     if isinstance(config, str):
         config = {"env": config}
     if not isinstance(config, TrainConfig):
         config = make_config(merge(load_preset(str(config.get("env"))), config))
-    folder = run_folder(run_dir, config.env)
+    if resume:
+        folder, config, _ = run_to_resume(Path(run_dir) if run_dir else None)
+    else:
+        folder = run_folder(run_dir, config.env)
     stop = StopFlag()
     monitor = FileMonitor(folder, stop)
     try:

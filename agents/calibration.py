@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from snn_rl.agents.judge import Task
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.replay import SegmentReplay
 from snn_rl.agents.rollout import Exploration, Rollout
-from snn_rl.agents.training import Task
 from snn_rl.conversion import Calibration
 
 ENVS, FRAMES = 16, 64

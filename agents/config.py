@@ -58,8 +58,9 @@ class LearnerConfig(_Section):
     a small replay and long n-step returns (docs/recipe.md).
     """
 
-    steps: int = Field(default=600_000, gt=0)
-    """environment steps of the stage at most, over all environments together"""
+    steps: int = Field(default=600_000, ge=0)
+    """environment steps of the stage at most, over all environments together; 0 for the ANN takes
+    the agent that the run starts from as it is"""
     num_envs: int = Field(default=64, gt=0)
     rollout: int = Field(default=16, gt=0)
     """frames per environment between updates"""
@@ -170,6 +171,9 @@ class TrainConfig(_Section):
     teacher: str = "self"
     """who labels frames when distilling: self (this run's ANN), full_state (an ANN that sees the
     environment's info['full_state']), stack:N (an ANN that sees N frames), or a saved agent"""
+    start: str | None = None
+    """saved agent whose weights the run starts from: an ANN, or a spiking one, which leaves out
+    the ANN stage"""
     stack: int = Field(default=1, ge=1)
     """frames the network sees at once; 1 leaves memory to the membranes"""
     hidden: list[int] = Field(default=[128, 128], min_length=1)
@@ -186,6 +190,8 @@ class TrainConfig(_Section):
     ann: LearnerConfig = LearnerConfig()
     spiking: DistillConfig = DistillConfig()
     validation: ValidationConfig = ValidationConfig()
+    save_every: float = Field(default=10.0, ge=0)
+    """seconds between saves for an exact resume, at least"""
     device: str = "auto"
     threads: int = Field(default=1, ge=1)
 
@@ -193,6 +199,10 @@ class TrainConfig(_Section):
     def _consistent(self) -> TrainConfig:
         self.stages()
         teacher_stack(self.teacher)
+        if min(self.privileged.steps, self.spiking.steps) == 0:
+            raise ValueError("only ann.steps may be 0")
+        if self.ann.steps == 0 and self.start is None:
+            raise ValueError("ann.steps is 0, but there is no agent to start from (--from)")
         if any(width < 1 for width in self.hidden):
             raise ValueError("hidden layers need at least one unit")
         if max(self.privileged.td) == 0:

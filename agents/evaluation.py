@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -60,6 +60,10 @@ STANDARD = Conditions()
 """The environment as its id describes it."""
 
 
+class Stopped(Exception):
+    """An evaluation was given up."""
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Episodes in the order of their seeds.
@@ -90,11 +94,13 @@ def evaluate(
     pipeline: ObservationPipeline,
     seeds: Sequence[int],
     conditions: Conditions = STANDARD,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
     """Play one greedy episode per seed, all side by side.
 
     Raises:
         UnsupportedEnvironment: the environment cannot be made.
+        Stopped: `should_stop` said so, before the episodes' end.
     """
     count = len(seeds)
     vector = conditions.make_vector(env_id, count, 0)
@@ -107,6 +113,8 @@ def evaluate(
         rewards, lengths = np.zeros(count), np.zeros(count, np.int64)
         games = [hashlib.sha256() for _ in seeds]
         while active.any():
+            if should_stop():
+                raise Stopped
             frames = policy.view(pipeline.encode(observation), info, env_id)
             rates.active = active
             q, state = policy.q_values(frames, state, start, rates.observe)

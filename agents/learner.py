@@ -95,6 +95,32 @@ class Learner:
             self.target.load_state_dict(self.network.state_dict())
         return metrics
 
+    def state_dict(self) -> dict[str, Any]:
+        """All that changes in training."""
+        optimizer = [dict(self.optimizer.state[parameter]) for parameter in self.parameters]
+        return {
+            "network": self.network.state_dict(),
+            "target": self.target.state_dict() if self.target is not None else {},
+            "optimizer": {str(number): state for number, state in enumerate(optimizer)},
+            "updates": self.updates,
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Return to a state that `state_dict` gave."""
+        self.network.load_state_dict(state["network"])
+        if self.target is not None:
+            self.target.load_state_dict(state["target"])
+        self.updates = state["updates"]
+        for number, parameter in enumerate(self.parameters):
+            # Adam's fused step needs its averages in the parameter's own memory layout.
+            self.optimizer.state[parameter] = {
+                name: torch.empty_like(
+                    parameter if value.dim() else value, device=self.network.device
+                ).copy_(value)
+                for name, value in state["optimizer"][str(number)].items()
+            }
+
     def loss(self, segment: Segment) -> tuple[Tensor, dict[str, float]]:
         """Weighted sum of the TD loss, the distillation loss and the spike-rate penalty."""
         config = self.config

@@ -17,6 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from snn_rl.agents.evaluation import Evaluation
 from snn_rl.agents.training import Monitor, Progress
+from snn_rl.checkpoint import write_text
 
 
 class StopFlag:
@@ -88,8 +89,7 @@ class FileMonitor:
         self.written = time.monotonic()
         line = asdict(progress) | {"validation": validation}
         if self.file is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.file = (self.folder / "metrics.jsonl").open("a", encoding="utf-8")
+            self.file = self._open(progress)
         self.file.write(json.dumps(line) + "\n")
         self.file.flush()
         values = {f"loss/{name}": value for name, value in progress.metrics.items()}
@@ -100,17 +100,35 @@ class FileMonitor:
         if evaluation is not None:
             values["validation/mean_reward"] = evaluation.mean
             values |= {f"spike_rate/{n}": rate for n, rate in evaluation.spike_rates.items()}
-        writer = self._writer_for(progress.stage)
+        writer = self._writer_for(progress.stage, progress.steps)
         for name, value in values.items():
             writer.add_scalar(name, value, progress.steps)
 
-    def _writer_for(self, stage: str) -> SummaryWriter:
+    def _writer_for(self, stage: str, steps: int) -> SummaryWriter:
         if self.writer is None or stage != self.stage:
             if self.writer is not None:
                 self.writer.close()
             self.stage = stage
-            self.writer = SummaryWriter(self.folder / "tensorboard" / stage)
+            self.writer = SummaryWriter(self.folder / "tensorboard" / stage, purge_step=steps)
         return self.writer
+
+    def _open(self, progress: Progress) -> TextIO:
+        """metrics.jsonl, without what a killed run wrote after the save that it goes on from."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / "metrics.jsonl"
+        if path.exists():
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            write_text(path, "".join(line for line in lines if _before(line, progress)))
+        return path.open("a", encoding="utf-8")
+
+
+def _before(line: str, progress: Progress) -> bool:
+    """Whether a line was written before `progress`; the last one may have been cut off."""
+    try:
+        point = json.loads(line)
+    except ValueError:
+        return False
+    return bool(point["stage"] != progress.stage or point["steps"] < progress.steps)
 
 
 class MonitorGroup:

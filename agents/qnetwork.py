@@ -7,7 +7,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 
 from snn_rl.errors import SnnRlError
@@ -44,10 +43,7 @@ def build_network(
         module = nature_cnn(stacked[0], stacked[1], actions)
     else:
         module = mlp(stacked[0], hidden, actions)
-    network = trace(module, frame_shape, pixels=pixels, stack=stack)
-    if pixels:  # convolutions are about a third faster in this layout
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return network
+    return trace(module, frame_shape, pixels=pixels, stack=stack)
 
 
 def mlp(features: int, hidden: list[int], actions: int) -> nn.Module:

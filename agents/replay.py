@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,10 +53,17 @@ class Segment:
 
 
 class SegmentReplay:
-    """Ring of `rows` steps of `num_envs` environments.
+    """Ring of steps of `num_envs` environments.
 
-    Arrays are [num_envs, rows, ...]: one environment's frames lie side by side, so that a
-    segment is a contiguous read.
+    Arrays are [num_envs, rows + spare, ...]: one environment's frames lie side by side, so that
+    a segment is a contiguous read.
+
+    Args:
+        rows: segments are drawn from this many of the newest steps.
+        spare: older steps that stay intact. A run that is resumed from `written` as it was up
+            to `spare` steps ago, and takes the same steps again, draws the same segments.
+        files: keeps the arrays as files in this folder, which outlive the process; what they
+            already hold is kept.
     """
 
     def __init__(
@@ -64,26 +74,54 @@ class SegmentReplay:
         *,
         pixels: bool,
         teacher_actions: int = 0,
+        spare: int = 0,
+        files: Path | None = None,
     ) -> None:
-        shape = (num_envs, rows)
-        self.frames = np.zeros((*shape, *frame_shape), np.uint8 if pixels else np.float32)
-        self.start = np.zeros(shape, np.bool_)
-        self.last = np.zeros(shape, np.bool_)
-        self.action = np.zeros(shape, np.int16)
-        self.reward = np.zeros(shape, np.float32)
-        self.terminated = np.zeros(shape, np.bool_)
-        self.truncated = np.zeros(shape, np.bool_)
-        self.teacher_q = np.zeros((*shape, teacher_actions), np.float32)
-        self.rows = rows
+        self.rows, self.ring, self.files = rows, rows + spare, files
         self.written = 0
+        shape = (num_envs, self.ring)
+        pixel = np.uint8 if pixels else np.float32
+        self.frames = self._array("frames", (*shape, *frame_shape), pixel)
+        self.start = self._array("start", shape, np.bool_)
+        self.last = self._array("last", shape, np.bool_)
+        self.action = self._array("action", shape, np.int16)
+        self.reward = self._array("reward", shape, np.float32)
+        self.terminated = self._array("terminated", shape, np.bool_)
+        self.truncated = self._array("truncated", shape, np.bool_)
+        self.teacher_q = self._array("teacher_q", (*shape, teacher_actions), np.float32)
+
+    def _array(self, name: str, shape: tuple[int, ...], dtype: type[Any]) -> NDArray[Any]:
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        if self.files is None or size == 0:
+            return np.zeros(shape, dtype)
+        self.files.mkdir(parents=True, exist_ok=True)
+        path = self.files / name
+        with path.open("ab") as file:
+            # A full disk must show here, not as a crash when a page is written.
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.truncate(size)
+        # A plain array over the mapping: np.memmap's own indexing is slow.
+        return np.asarray(np.memmap(path, dtype, "r+", shape=shape))
 
     def __len__(self) -> int:
-        """Rows filled."""
+        """Rows that segments are drawn from."""
         return min(self.written, self.rows)
+
+    def keeps(self, written: int, ahead: int) -> bool:
+        """Whether all that could be drawn at `written` outlives the next `ahead` steps."""
+        return self.written + ahead - self.ring <= max(0, written - self.rows)
+
+    def flush(self) -> None:
+        """Have the files' contents written to the disk itself."""
+        for path in self.files.iterdir() if self.files else ():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
 
     def append(self, step: Step) -> None:
         """Store one step of all environments over the oldest one."""
-        row = self.written % self.rows
+        row = self.written % self.ring
         self.frames[:, row] = step.frame
         self.start[:, row] = step.start
         self.last[:, row] = step.last
@@ -133,7 +171,7 @@ class SegmentReplay:
         length: int,
         state: State | None = None,
     ) -> Segment:
-        at = (env[None], (first[None] + np.arange(length)[:, None]) % self.rows)
+        at = (env[None], (first[None] + np.arange(length)[:, None]) % self.ring)
         return Segment(
             frames=self.frames[at],
             start=self.start[at],

@@ -9,8 +9,9 @@ from typing import Any
 
 from snn_rl import checkpoint
 from snn_rl.agents.agent import Agent, find_agent, zoo
+from snn_rl.agents.config import TrainConfig
 from snn_rl.agents.evaluation import evaluate, evaluation_seeds
-from snn_rl.agents.run import new_run_folder
+from snn_rl.agents.run import new_run_folder, unfinished
 from snn_rl.energy import EnergyReport, energy_report
 from snn_rl.errors import CheckpointError, SnnRlError
 
@@ -41,6 +42,18 @@ def run_folder(given: str | Path | None, env_id: str) -> Path:
     if (folder / "config.yaml").exists():
         raise SnnRlError(f"{folder} already holds a run: choose another --run-dir")
     return folder
+
+
+def run_to_resume(given: Path | None) -> tuple[Path, TrainConfig, str]:
+    """Folder, configuration and command of the run to go on with, by default the newest.
+
+    Raises:
+        SnnRlError: there is none, or it is finished.
+    """
+    folder = given or newest_run(Path("runs"))
+    if folder is None:
+        raise SnnRlError("there is no run to resume below runs/: name one by --run-dir")
+    return folder, *unfinished(folder)
 
 
 def stages(run: Path) -> list[Path]:

@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.replay import SegmentReplay, Step
+from snn_rl.envs import restore, snapshot
 from snn_rl.envs.observation import ObservationPipeline
+
+_COUNTS = ("start", "last", "returns", "lengths")
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,25 @@ class Rollout:
         self.last = np.zeros(count, np.bool_)
         self.returns = np.zeros(count)
         self.lengths = np.zeros(count, np.int64)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that changes from step to step."""
+        return {
+            "environments": snapshot(self.vector),
+            "state": self.state,
+            "teacher_state": self.teacher_state,
+            **{name: getattr(self, name) for name in _COUNTS},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Return to a state that `state_dict` gave; replays the unfinished episodes."""
+        observation, self.info = restore(self.vector, state["environments"])
+        self.frame = self.pipeline.encode(observation)
+        device = self.policy.network.device
+        self.state = tuple(tensor.to(device) for tensor in state["state"] or ())
+        self.teacher_state = tuple(tensor.to(device) for tensor in state["teacher_state"] or ())
+        for name in _COUNTS:
+            setattr(self, name, state[name].numpy())
 
     def collect(
         self, replay: SegmentReplay, frames: int, exploration: Exploration

@@ -1,8 +1,15 @@
-"""A whole run: teacher, ANN, conversion, then spiking stages from T down to 1, each one saved."""
+"""A whole run: teacher, ANN, conversion, then spiking stages from T down to 1, each one saved.
+
+config.yaml            the resolved configuration
+teacher/ ann/ T5/ …    finished stages, each an agent by itself
+interrupted/T3/        the best of a stage that was stopped
+resume/                what an exact resume of the current stage needs
+"""
 
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,24 +23,35 @@ import yaml
 from snn_rl.agents.agent import Agent, load_agent
 from snn_rl.agents.calibration import play_for_calibration
 from snn_rl.agents.card import provenance
-from snn_rl.agents.config import LearnerConfig, TrainConfig, teacher_stack
+from snn_rl.agents.config import (
+    LearnerConfig,
+    TrainConfig,
+    make_config,
+    read_config,
+    teacher_stack,
+)
 from snn_rl.agents.evaluation import Conditions, evaluate, validation_seeds
+from snn_rl.agents.given import choose_device, load_start, load_teacher
+from snn_rl.agents.judge import Task
 from snn_rl.agents.policy import Policy, full_state
 from snn_rl.agents.qnetwork import QNetworkFactory, build_network
-from snn_rl.agents.training import Monitor, Result, StageTrainer, Task
-from snn_rl.checkpoint import write_text
+from snn_rl.agents.resume import Saver
+from snn_rl.agents.training import Monitor, Result, StageTrainer
+from snn_rl.checkpoint import CARD, write_text
 from snn_rl.conversion import NeuronOptions, convert
 from snn_rl.envs import check_spaces
 from snn_rl.envs.observation import pipeline_for
 from snn_rl.errors import SnnRlError
 from snn_rl.network import Network
 from snn_rl.neuron import Surrogate
-from snn_rl.pruning import temporal_pruning
+from snn_rl.pruning import rescale_leaks, temporal_pruning
 
 log = logging.getLogger(__name__)
 
 CALIBRATION = 1_000_000  # place of the calibration among the stages' seeds
 RATE_EPISODES = 4
+CONFIG, HEADER = "config.yaml", "# "
+RESUME, INTERRUPTED = "resume", "interrupted"
 
 
 class Interrupted(Exception):
@@ -52,6 +70,9 @@ class _Stage:
 
 class Run:
     """Trains all stages of one configuration into `folder`.
+
+    A folder that holds a part of the run already is gone on with: finished stages are loaded, an
+    interrupted one continues exactly where it was saved last.
 
     Args:
         config: validated configuration.
@@ -81,8 +102,11 @@ class Run:
         self.task = Task(
             config.env, self.pipeline, self.spec.num_actions, config.seed, self.conditions
         )
-        self.device = _device(config.device, self.pipeline.pixels)
-        self.given_teacher = self._load_teacher()
+        self.device = choose_device(config.device, self.pipeline.pixels)
+        self.given_teacher = load_teacher(config, self.spec, self.pipeline)
+        self.given_start = load_start(config, self.spec, self.pipeline)
+        if self.given_start is not None:
+            self.given_start.to(self.device)
 
     def train(self) -> dict[str, Agent]:
         """Train every stage; agents by stage name.
@@ -90,19 +114,35 @@ class Run:
         Raises:
             Interrupted: the monitor asked to stop; finished stages and the current one are saved.
         """
-        config = self.config
-        torch.set_num_threads(config.threads)
+        torch.set_num_threads(self.config.threads)
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(self.folder / "config.yaml", yaml.safe_dump(config.model_dump()))
+        if not (self.folder / CONFIG).exists():
+            text = yaml.safe_dump(self.config.model_dump())
+            write_text(self.folder / CONFIG, f"{HEADER}{self.command}\n{text}")
         stages: dict[str, Agent] = {}
         teacher = self._teacher()
-        ann = self._train(
-            _Stage("ann", 1, config.ann),
-            self._build_ann(self.pipeline.frame_shape, config.stack),
-            teacher,
-        )
-        stages["ann"] = ann
-        labeller = teacher or ann.policy
+        started = self.given_start
+        if started is None or not started.policy.network.spiking:
+            stages["ann"] = self._train_ann(teacher)
+        labeller = teacher or (stages["ann"].policy if stages else None)
+        if self.config.stages():
+            self._train_spiking(stages, labeller)
+        shutil.rmtree(self.folder / RESUME, ignore_errors=True)
+        return stages
+
+    def _train_ann(self, teacher: Policy | None) -> Agent:
+        config = self.config
+        stage = _Stage("ann", 1, config.ann)
+        policy = self._build_ann(self.pipeline.frame_shape, config.stack)
+        if self.given_start is not None:
+            policy = replace(policy, network=self.given_start.policy.network)
+            if config.ann.steps == 0:
+                return self.given_start
+        return self._train(stage, policy, teacher)
+
+    def _train_spiking(self, stages: dict[str, Agent], labeller: Policy | None) -> None:
+        """Train the spiking stages that `stages` lacks and add them to it."""
+        config = self.config
 
         def train(network: Network, timesteps: int) -> Network:
             policy = Policy(network, timesteps, config.carry_membrane)
@@ -111,29 +151,34 @@ class Run:
             stages[stage.name] = agent
             return agent.policy.network
 
-        if not config.stages():
-            return stages
-        spiking = self._convert(ann.policy, labeller)
+        timesteps = config.stages()
+        done = [t for t in timesteps if (self.folder / f"T{t}" / CARD).exists()]
+        for t in done:
+            stages[f"T{t}"] = load_agent(self.folder / f"T{t}").to(self.device)
+        if done:  # the last of them goes first, as the one to go on from
+            network, timesteps = stages[f"T{done[-1]}"].policy.network, timesteps[len(done) - 1 :]
+        else:
+            network = self._first_spiking(stages, labeller)
         for _ in temporal_pruning(
-            spiking, config.stages(), train, self._rates, rescale_leak=config.rescale_leak
+            network, timesteps, train, self._rates, rescale_leak=config.rescale_leak
         ):
             pass
-        return stages
 
-    def _load_teacher(self) -> Policy | None:
-        """A saved agent that was named as teacher."""
-        name = self.config.teacher
-        if name in ("self", "full_state") or teacher_stack(name):
-            return None
-        agent = load_agent(name)
-        if agent.num_actions != self.spec.num_actions:
-            raise SnnRlError(
-                f"teacher {name} has {agent.num_actions} actions; {self.config.env} has "
-                f"{self.spec.num_actions}"
-            )
-        if not agent.policy.privileged and agent.pipeline != self.pipeline:
-            raise SnnRlError(f"teacher {name} does not see what {self.config.env} shows")
-        return agent.policy
+    def _first_spiking(self, stages: dict[str, Agent], labeller: Policy | None) -> Network:
+        """The converted ANN, or the spiking network that the run starts from."""
+        if "ann" in stages:
+            ann = stages["ann"].policy
+            return self._convert(ann, labeller or ann)
+        assert self.given_start is not None
+        network = self.given_start.policy.network.clone()
+        if self.config.rescale_leak:
+            rescale_leaks(network, self.given_start.timesteps, self.config.timesteps)
+        return network
+
+    def _finished(self, name: str) -> Agent | None:
+        """A stage that the folder holds already."""
+        folder = self.folder / name
+        return load_agent(folder).to(self.device) if (folder / CARD).exists() else None
 
     def _teacher(self) -> Policy | None:
         """Who labels frames, if not this run's ANN; trained first where it is not given."""
@@ -194,6 +239,8 @@ class Run:
         return played.spike_rates
 
     def _train(self, stage: _Stage, policy: Policy, teacher: Policy | None) -> Agent:
+        if finished := self._finished(stage.name):
+            return finished
         trainer = StageTrainer(
             stage.name,
             policy,
@@ -203,14 +250,23 @@ class Run:
             teacher,
             self.monitor,
             stage_seed=_seed(self.config.seed, stage.index),
+            saver=Saver(self.folder / RESUME, self.config.save_every),
         )
         result = trainer.run()
         policy = replace(policy, network=result.network)
         agent = Agent(policy, self.pipeline, self._card(stage, result, teacher))
         if result.interrupted:
-            agent.save(self.folder / "interrupted" / stage.name)
+            agent.save(self.folder / INTERRUPTED / stage.name)
             raise Interrupted(stage.name)
         agent.save(self.folder / stage.name)
+        for left_over in (RESUME, INTERRUPTED):
+            shutil.rmtree(self.folder / left_over, ignore_errors=True)
+        self._report_failure(stage, result)
+        if self.monitor.should_stop():
+            raise Interrupted(stage.name)
+        return agent
+
+    def _report_failure(self, stage: _Stage, result: Result) -> None:
         if self.config.validation.target is not None and not result.target_reached:
             log.warning(
                 "stage %s used up its %d steps; its best validation mean is %.1f",
@@ -218,7 +274,6 @@ class Run:
                 result.steps,
                 result.validation,
             )
-        return agent
 
     def _card(self, stage: _Stage, result: Result, teacher: Policy | None) -> dict[str, Any]:
         distils = max(stage.config.distill) > 0 and teacher is not None
@@ -229,6 +284,22 @@ class Run:
             "provenance": provenance(self.command, self.config.seed, result, self.device),
             "results": {"validation": round(result.validation, 2)},
         }
+
+
+def unfinished(folder: Path) -> tuple[TrainConfig, str]:
+    """Configuration and command of a run that can be gone on with.
+
+    Raises:
+        SnnRlError: there is no run in `folder`, or all of it is done.
+    """
+    if not (folder / CONFIG).exists():
+        raise SnnRlError(f"{folder} holds no run to resume: there is no {CONFIG}")
+    config = make_config(read_config(folder / CONFIG), str(folder / CONFIG))
+    stages = ["ann", *(f"T{t}" for t in config.stages())]
+    if (folder / stages[-1] / CARD).exists():
+        raise SnnRlError(f"{folder} is finished: there is nothing to resume")
+    first = (folder / CONFIG).read_text(encoding="utf-8").partition("\n")[0]
+    return config, first.removeprefix(HEADER)
 
 
 def new_run_folder(root: Path, env_id: str) -> Path:
@@ -243,19 +314,3 @@ def new_run_folder(root: Path, env_id: str) -> Path:
 
 def _seed(seed: int, index: int) -> int:
     return int(np.random.SeedSequence([seed, index]).generate_state(1)[0] >> 1)
-
-
-def _device(name: str, pixels: bool) -> torch.device:
-    """Device by name; auto takes a GPU for images alone, where it pays.
-
-    Raises:
-        SnnRlError: the device is unknown or absent.
-    """
-    if name == "auto":
-        return torch.device("cuda" if pixels and torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
-        raise SnnRlError(f"device {name!r} is not available here: use auto, cpu or cuda") from None
-    return device

@@ -1,39 +1,34 @@
-"""Trains one stage: roll out, update, validate, keep the best; the same loop for every network."""
+"""Trains one stage: roll out, update, validate, save; the same loop for every network."""
 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 from snn_rl.agents.config import LearnerConfig, ValidationConfig
-from snn_rl.agents.evaluation import STANDARD, Conditions, Evaluation, evaluate, validation_seeds
+from snn_rl.agents.evaluation import Evaluation, Stopped
+from snn_rl.agents.judge import Judge, Task
 from snn_rl.agents.learner import Learner
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.replay import Segment, SegmentReplay
+from snn_rl.agents.resume import Saver
 from snn_rl.agents.rollout import Exploration, Rollout
-from snn_rl.envs.observation import ObservationPipeline
 from snn_rl.errors import SnnRlError
-from snn_rl.grid import snap
 from snn_rl.network import Network, State
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Task:
-    """The environment a run is about."""
-
-    env_id: str
-    pipeline: ObservationPipeline
-    num_actions: int
-    seed: int
-    conditions: Conditions = STANDARD
+SPARE = 1 << 20
+"""Values of each environment's frames that the replay keeps beyond what it draws from, so that
+saves need not be frequent."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +75,14 @@ class Result:
 class StageTrainer:
     """Trains one stage: call `run` once.
 
-    All randomness follows from `stage_seed`; all that changes between roll-outs is in attributes.
+    All randomness follows from `stage_seed`; all that changes between roll-outs is in attributes,
+    and in `state_dict`.
 
     Args:
         name: of the stage, for display.
         policy: how the network is run; `policy.network` is trained in place.
         teacher: labels frames where the stage distils.
+        saver: keeps the stage's state, and holds it where the stage is to be resumed.
 
     Raises:
         SnnRlError: the replay is too small.
@@ -102,13 +99,16 @@ class StageTrainer:
         monitor: Monitor,
         *,
         stage_seed: int,
+        saver: Saver | None = None,
     ) -> None:
         self.name, self.task, self.config, self.monitor = name, task, config, monitor
         self.policy, self.teacher, self.stage_seed = policy, teacher, stage_seed
+        self.saver = saver
         self.validate_every = validation.every
         self.next_validation = config.learning_starts + validation.every
+        self.validated_at = 0
         self.generator = np.random.default_rng(stage_seed)
-        self.judge = Judge(policy, task, validation)
+        self.judge = Judge(policy, task, validation, monitor.should_stop)
         roll_outs = (config.steps - config.learning_starts) // (config.rollout * config.num_envs)
         self.learner = Learner(
             policy.network,
@@ -122,17 +122,20 @@ class StageTrainer:
             self.length = self.learner.burn_in + config.segment + self.learner.ahead
         self.replay = self._make_replay()
         self.steps = 0
+        self.seconds = 0.0
+        self.odds = exploration(config, 0.0)
         self.recent: deque[float] = deque(maxlen=100)  # returns of the last training episodes
         self.metrics: dict[str, float] = {}
+        self.saved_rows = 0
 
     def run(self) -> Result:
         """Train until the target is met, the steps are used up or the monitor asks to stop.
 
         Raises:
             FloatingPointError: the gradients are not finite.
+            OSError: the state cannot be saved.
         """
-        began = time.monotonic()
-        config, task = self.config, self.task
+        task, config = self.task, self.config
         vector = task.conditions.make_vector(task.env_id, config.num_envs, self.stage_seed)
         try:
             rollout = Rollout(
@@ -144,25 +147,92 @@ class StageTrainer:
                 self.generator,
                 clip_rewards=config.clip_rewards,
             )
-            while not self._finished():
-                odds = exploration(config, self.steps / config.steps)
-                self._roll_out_and_learn(rollout, odds)
-                progress = self._progress(odds, time.monotonic() - began)
-                self.monitor.progress(progress)
-                if self.steps >= min(self.next_validation, config.steps):
-                    self.next_validation = self.steps + self.validate_every
-                    self.monitor.validated(progress, self.judge.validate())
+            self._resume(rollout)
+            self._train(rollout)
+            self._save(rollout)
         finally:
             vector.close()
-        return self._result(time.monotonic() - began)
+            if self.saver:
+                self.saver.wait()
+        return self._result()
 
-    def _finished(self) -> bool:
-        used_up = self.steps >= self.config.steps
-        return used_up or self.judge.satisfied or self.monitor.should_stop()
+    def _train(self, rollout: Rollout) -> None:
+        began = time.monotonic() - self.seconds
+        while not (self._complete() or self.monitor.should_stop()):
+            if self.saver and (self.saver.due() or not self._replay_outlives_roll_out()):
+                self._save(rollout)
+            self._roll_out_and_learn(rollout)
+            self.seconds = time.monotonic() - began
+            self.monitor.progress(self._progress())
+            self._validate_if_due()
 
-    def _roll_out_and_learn(self, rollout: Rollout, odds: Exploration) -> None:
+    def _complete(self) -> bool:
+        used_up = self.steps >= self.config.steps and self.validated_at == self.steps
+        return used_up or self.judge.satisfied
+
+    def _validate_if_due(self) -> None:
+        if self.steps < min(self.next_validation, self.config.steps):
+            return
+        try:
+            evaluation = self.judge.validate()
+        except Stopped:  # it is due again when the stage is resumed
+            return
+        self.next_validation = self.steps + self.validate_every
+        self.validated_at = self.steps
+        self.monitor.validated(self._progress(), evaluation)
+
+    def _replay_outlives_roll_out(self) -> bool:
+        return self.replay.keeps(self.saved_rows, self.config.rollout)
+
+    def _save(self, rollout: Rollout) -> None:
+        if self.saver:
+            state = {"stage": self.name, **self.state_dict(), "rollout": rollout.state_dict()}
+            self.saver.save(state, self.replay.flush)
+            self.saved_rows = self.replay.written
+
+    def _resume(self, rollout: Rollout) -> None:
+        state = self.saver.load() if self.saver else None
+        if state is None or state["stage"] != self.name:
+            return
+        self.load_state_dict(state)
+        rollout.load_state_dict(state["rollout"])
+        log.info("stage %s goes on after %d steps", self.name, self.steps)
+        if self.steps != self.validated_at:
+            self._validate_if_due()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that changes in training, but for the environments."""
+        return {
+            "steps": self.steps,
+            "seconds": self.seconds,
+            "next_validation": self.next_validation,
+            "validated_at": self.validated_at,
+            "recent": list(self.recent),
+            "metrics": self.metrics,
+            "written": self.replay.written,
+            "generator": self.generator.bit_generator.state,
+            "torch_generator": torch.get_rng_state(),  # draws dropout's masks
+            "learner": self.learner.state_dict(),
+            "judge": self.judge.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Return to a state that `state_dict` gave."""
+        self.steps, self.seconds = state["steps"], state["seconds"]
+        self.next_validation = state["next_validation"]
+        self.validated_at = state["validated_at"]
+        self.recent.extend(state["recent"])
+        self.metrics = state["metrics"]
+        self.replay.written = self.saved_rows = state["written"]
+        self.generator.bit_generator.state = state["generator"]
+        torch.set_rng_state(state["torch_generator"])
+        self.learner.load_state_dict(state["learner"])
+        self.judge.load_state_dict(state["judge"])
+
+    def _roll_out_and_learn(self, rollout: Rollout) -> None:
         config, before = self.config, rollout.state
-        finished = rollout.collect(self.replay, config.rollout, odds)
+        self.odds = exploration(config, self.steps / config.steps)
+        finished = rollout.collect(self.replay, config.rollout, self.odds)
         self.recent.extend(episode_return for episode_return, _ in finished)
         self.steps += config.rollout * config.num_envs
         if self.steps >= config.learning_starts and len(self.replay) >= self.length:
@@ -186,28 +256,35 @@ class StageTrainer:
         if rows < self.length:
             needed = self.length * config.num_envs
             raise SnnRlError(f"{self.name}: replay must hold at least {needed} transitions")
+        files, spare = None, 0
+        if self.saver and config.replay:
+            files = self.saver.replay_files
+            spare = max(rows // 4, config.rollout, SPARE // math.prod(network.input_shape))
+            spare = min(spare, max(0, config.steps // config.num_envs + config.rollout - rows))
         return SegmentReplay(
             config.num_envs,
             rows,
             network.input_shape,
             pixels=network.pixels,
             teacher_actions=self.task.num_actions if self.teacher else 0,
+            spare=spare,
+            files=files,
         )
 
-    def _progress(self, odds: Exploration, seconds: float) -> Progress:
+    def _progress(self) -> Progress:
         return Progress(
             stage=self.name,
             steps=self.steps,
             total_steps=self.config.steps,
             updates=self.learner.updates,
-            seconds=seconds,
-            epsilon=odds.epsilon,
+            seconds=self.seconds,
+            epsilon=self.odds.epsilon,
             mean_reward=float(np.mean(self.recent)) if self.recent else None,
             validation=self.judge.last,
             metrics=self.metrics,
         )
 
-    def _result(self, seconds: float) -> Result:
+    def _result(self) -> Result:
         if self.steps >= self.config.steps and not self.learner.updates:
             log.warning(
                 "stage %s ended untrained: its %d steps hold no update after the first %d",
@@ -221,8 +298,8 @@ class StageTrainer:
             target_reached=self.judge.satisfied,
             steps=self.steps,
             updates=self.learner.updates,
-            seconds=seconds,
-            interrupted=self.monitor.should_stop(),
+            seconds=self.seconds,
+            interrupted=not self._complete(),
         )
 
 
@@ -234,34 +311,3 @@ def exploration(config: LearnerConfig, progress: float) -> Exploration:
     if config.teacher_acts > 0:
         share = max(0.0, 1 - progress / config.teacher_acts)
     return Exploration(epsilon, share)
-
-
-class Judge:
-    """Validates the snapped network and keeps the best one."""
-
-    def __init__(self, policy: Policy, task: Task, config: ValidationConfig) -> None:
-        self.policy, self.task, self.config = policy, task, config
-        self.best: Network | None = None
-        self.best_mean = -np.inf
-        self.last: float | None = None
-        self.satisfied = False
-
-    def validate(self) -> Evaluation:
-        """Validate once; where the target is met, confirm it on further seeds."""
-        network = self.policy.network.clone()
-        snap(network, self.policy.timesteps)
-        seed, config = self.task.seed, self.config
-        result = self._play(network, validation_seeds(seed, config.episodes))
-        mean, target = result.mean, config.target
-        if target is not None and mean >= target:
-            second = self._play(network, validation_seeds(seed, config.confirm, confirm=True)).mean
-            self.satisfied = second >= target
-            mean = min(mean, second)
-        self.last = mean
-        if mean >= self.best_mean:
-            self.best, self.best_mean = network, mean
-        return result
-
-    def _play(self, network: Network, seeds: Sequence[int]) -> Evaluation:
-        policy, task = replace(self.policy, network=network), self.task
-        return evaluate(policy, task.env_id, task.pipeline, seeds, task.conditions)

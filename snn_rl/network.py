@@ -59,6 +59,8 @@ class Network(nn.Module):
         for node in nodes:
             if node.op in ("flatten", "dropout") and node.inputs[0] in self._observed:
                 self._observed.add(node.name)
+        if self.pixels:  # convolutions are about a third faster in this layout
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
     def device(self) -> torch.device:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
 import shutil
 import signal
 import stat
@@ -370,8 +371,10 @@ def test_interruption_saves_what_was_reached(tmp_path: Path) -> None:
         out, err = process.communicate(timeout=60)
         assert process.returncode == 130, err
         assert out == ""
-        last = err.splitlines()[-1]
-        assert last == f"stopped in stage {stage}; what was reached is saved in {run}"
+        assert err.splitlines()[-2:] == [
+            f"stopped in stage {stage}; what was reached is saved in {run}",
+            f"go on with: snn-rl train --resume --run-dir {shlex.quote(str(run))}",
+        ]
         assert "Traceback" not in err
         agent = load_agent(run / "interrupted" / stage)
         assert agent.card["stage"] == stage
@@ -379,8 +382,8 @@ def test_interruption_saves_what_was_reached(tmp_path: Path) -> None:
         for line in (run / "metrics.jsonl").read_text().splitlines():
             json.loads(line)
         finished = ["ann"] if stage == "T2" else []
-        expected = {"config.yaml", "metrics.jsonl", "tensorboard", "interrupted", *finished}
-        assert {path.name for path in run.iterdir()} == expected
+        expected = {"config.yaml", "metrics.jsonl", "tensorboard", "interrupted", "resume"}
+        assert {path.name for path in run.iterdir()} == expected.union(finished)
         assert not [path for path in run.rglob(".*")]
         for name in finished:
             assert load_agent(run / name).card["stage"] == name

@@ -23,11 +23,12 @@ import snn_rl
 from snn_rl.agents.agent import Agent, load_agent
 from snn_rl.agents.config import TrainConfig, make_config, merge, read_config
 from snn_rl.agents.evaluation import Evaluation, evaluate, evaluate_agent, validation_seeds
+from snn_rl.agents.judge import Judge, Task
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.qnetwork import mlp
 from snn_rl.agents.results import stages
 from snn_rl.agents.run import Interrupted, Run
-from snn_rl.agents.training import Judge, Progress, Result, StageTrainer, Task
+from snn_rl.agents.training import Progress, Result, StageTrainer
 from snn_rl.envs import check_spaces
 from snn_rl.envs.observation import ObservationPipeline, pipeline_for
 from snn_rl.errors import ConversionError, SnnRlError
@@ -397,6 +398,7 @@ def test_stopping_saves_what_was_reached(tmp_path: Path) -> None:
         "config.yaml",
         "ann",
         "interrupted",
+        "resume",
     }
     assert load_agent(tmp_path / "run" / "ann").card["stage"] == "ann"
     reached = load_agent(tmp_path / "run" / "interrupted" / "T2")

@@ -14,6 +14,7 @@ from snn_rl.errors import SnnRlError
 
 if TYPE_CHECKING:
     from snn_rl.agents.agent import Agent
+    from snn_rl.agents.config import TrainConfig
 
 AgentOption = Annotated[
     str | None, typer.Option("--agent", help="Agent or run folder, or zoo:ENV/STAGE [newest run].")
@@ -42,8 +43,15 @@ def train(
         str | None,
         typer.Option(help="Who labels frames: self, full_state, stack:N, or an agent."),
     ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", help="Agent whose weights the run starts from, without replay."),
+    ] = None,
     no_carry: Annotated[
         bool, typer.Option("--no-carry", help="Zero the membranes at every frame.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --run-dir [newest run].")
     ] = False,
     run_dir: Annotated[Path | None, typer.Option(help="Run folder [runs/ENV/TIME].")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda [auto].")] = None,
@@ -51,10 +59,7 @@ def train(
 ) -> None:
     """Train an ANN, convert it to spikes, and reduce its timesteps stage by stage."""
     from snn_rl.agents.config import load_preset, make_config, merge, parse_overrides, read_config
-    from snn_rl.agents.monitors import FileMonitor, MonitorGroup, StopFlag
-    from snn_rl.agents.results import run_folder
-    from snn_rl.agents.run import Interrupted, Run
-    from snn_rl.console import ConsoleMonitor
+    from snn_rl.agents.results import run_folder, run_to_resume
 
     given: dict[str, Any] = {
         "env": env,
@@ -62,6 +67,7 @@ def train(
         "until": until,
         "seed": seed,
         "teacher": teacher,
+        "start": start,
         "device": device,
         "threads": threads,
         "carry_membrane": False if no_carry else None,
@@ -69,12 +75,25 @@ def train(
     options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if steps is not None:
         options |= {stage: {"steps": steps} for stage in ("privileged", "ann", "spiking")}
-    base = read_config(config) if config else load_preset(env or "")
-    settings = make_config(merge(merge(base, options), parse_overrides(set_ or [])))
-    folder = run_folder(run_dir, settings.env)
+    if resume:
+        if options or config or set_:
+            raise SnnRlError("--resume takes no options but --run-dir: the run keeps its settings")
+        folder, settings, command = run_to_resume(run_dir)
+    else:
+        base = read_config(config) if config else load_preset(env or "")
+        settings = make_config(merge(merge(base, options), parse_overrides(set_ or [])))
+        folder, command = run_folder(run_dir, settings.env), _reproducing(sys.argv[1:])
+    _train(settings, folder, command)
+
+
+def _train(settings: TrainConfig, folder: Path, command: str) -> None:
+    """Train and show progress; signals end it cleanly."""
+    from snn_rl.agents.monitors import FileMonitor, MonitorGroup, StopFlag
+    from snn_rl.agents.run import Interrupted, Run
+    from snn_rl.console import ConsoleMonitor
+
     stop = StopFlag()
     files = FileMonitor(folder, stop)
-    command = _reproducing(sys.argv[1:])
     try:
         with stop.on_signals(), ConsoleMonitor(screen) as bars:
             run = Run(settings, folder, MonitorGroup([files, bars]), command=command)
@@ -82,6 +101,7 @@ def train(
             run.train()
     except Interrupted as interrupted:
         say(f"stopped in stage {interrupted}; what was reached is saved in {folder}")
+        say(f"go on with: snn-rl train --resume --run-dir {shlex.quote(str(folder))}")
         raise typer.Exit(INTERRUPTED) from None
     finally:
         files.close()

@@ -1,0 +1,152 @@
+"""Saving a stage so that it can be resumed exactly: after a signal, a crash or a kill.
+
+Everything but the replay goes into one file, written beside the training in a thread and then
+renamed: weights, optimiser, target, membranes, random generators, and the seeds and actions of
+the unfinished episodes. The replay's arrays are files already, mapped into memory; they keep
+enough older steps that those of the last save stay intact until the next one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from snn_rl.errors import CheckpointError
+
+STATE, REPLAY = "state.safetensors", "replay"
+PAUSE = 60.0
+"""Saves are apart by at least this many times what one costs: they take below 2 % of the time."""
+
+
+class Saver:
+    """Keeps the newest state of a stage in `folder`.
+
+    Args:
+        folder: holds the state, and the replay's files below `replay`.
+        every: seconds between saves, at least.
+    """
+
+    def __init__(self, folder: Path, every: float) -> None:
+        self.folder, self.every = folder, every
+        self.cost = 0.0
+        self.saved_at = -float("inf")
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+
+    @property
+    def replay_files(self) -> Path:
+        """Folder of the replay's arrays."""
+        return self.folder / REPLAY
+
+    def due(self) -> bool:
+        """Whether it is time for the next save."""
+        return time.monotonic() - self.saved_at >= max(self.every, PAUSE * self.cost)
+
+    def save(self, state: Mapping[str, Any], before: Callable[[], None]) -> None:
+        """Copy `state` now and write it in the background, after calling `before` there.
+
+        Waits for an earlier save that is still being written. Raises OSError if that one failed.
+        """
+        self.wait()
+        began = time.monotonic()
+        tensors: dict[str, Tensor] = {}
+        document = _pack(state, "state", tensors)
+        copied = time.monotonic() - began
+
+        def write() -> None:
+            try:
+                before()
+                worked = time.thread_time()
+                write_state(self.folder / STATE, tensors, document)
+                self.cost = copied + time.thread_time() - worked
+            except Exception as error:  # raised by wait, in the training's thread
+                self._error = error
+
+        self._thread = threading.Thread(target=write, name="save")
+        self._thread.start()
+        self.saved_at = time.monotonic()
+
+    def wait(self) -> None:
+        """Wait until the last save is on the disk. Raises OSError if it failed."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def load(self) -> dict[str, Any] | None:
+        """The newest state, arrays as tensors; None without one.
+
+        Raises CheckpointError if it is damaged.
+        """
+        path = self.folder / STATE
+        return read_state(path) if path.exists() else None
+
+
+def write_state(path: Path, tensors: dict[str, Tensor], document: Any) -> None:
+    """Write tensors and a JSON-able document to one file, atomically and durably."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    try:
+        save_file(tensors, temporary, {"state": json.dumps(document)})
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except SafetensorError as error:  # how safetensors tells of a full disk
+        raise OSError(f"{path} cannot be written: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """What `Saver.save` was given. Raises CheckpointError if the file is damaged."""
+    try:
+        with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            document = json.loads(file.metadata()["state"])
+        found: dict[str, Any] = _unpack(document, tensors)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged: this stage cannot be resumed") from error
+    return found
+
+
+def copy_into(targets: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    """Fill tensors in place, so that they keep their memory layout."""
+    for name, target in targets.items():
+        target.copy_(values[name])
+
+
+def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """`value` as JSON; its arrays and tensors are copied to `tensors` under their path."""
+    if isinstance(value, np.ndarray):
+        value = torch.from_numpy(value)
+    if isinstance(value, Tensor):
+        tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        return {"tensor": name}
+    if isinstance(value, Mapping):
+        return {"items": {key: _pack(v, f"{name}.{key}", tensors) for key, v in value.items()}}
+    if isinstance(value, (list, tuple)) and any(isinstance(v, Tensor) for v in value):
+        return [_pack(v, f"{name}.{i}", tensors) for i, v in enumerate(value)]
+    return {"value": value}
+
+
+def _unpack(document: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(document, list):
+        return [_unpack(value, tensors) for value in document]
+    if "tensor" in document:
+        return tensors[document["tensor"]]
+    if "value" in document:
+        return document["value"]
+    return {key: _unpack(value, tensors) for key, value in document["items"].items()}
