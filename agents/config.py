@@ -203,6 +203,8 @@ class TrainConfig(_Section):
             raise ValueError("only ann.steps may be 0")
         if self.ann.steps == 0 and self.start is None:
             raise ValueError("ann.steps is 0, but there is no agent to start from (--from)")
+        if self.ann.steps == 0 and self.timesteps == 0:
+            raise ValueError("ann.steps and timesteps are 0: nothing would be trained")
         if any(width < 1 for width in self.hidden):
             raise ValueError("hidden layers need at least one unit")
         if max(self.privileged.td) == 0:

@@ -16,7 +16,7 @@ from typing import TextIO
 from torch.utils.tensorboard import SummaryWriter
 
 from snn_rl.agents.evaluation import Evaluation
-from snn_rl.agents.training import Monitor, Progress
+from snn_rl.agents.progress import Monitor, Progress
 from snn_rl.checkpoint import write_text
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from snn_rl import checkpoint
 from snn_rl.agents.agent import Agent, find_agent, zoo
-from snn_rl.agents.config import TrainConfig
+from snn_rl.agents.config import TrainConfig, make_config, read_config
 from snn_rl.agents.evaluation import evaluate, evaluation_seeds
-from snn_rl.agents.run import new_run_folder, unfinished
+from snn_rl.agents.run import CONFIG, HEADER
 from snn_rl.energy import EnergyReport, energy_report
 from snn_rl.errors import CheckpointError, SnnRlError
 
@@ -28,8 +29,8 @@ RECORDED = (
 
 def newest_run(root: Path) -> Path | None:
     """The run below `root` that was started last, if any."""
-    runs = [file.parent for file in root.glob("*/*/config.yaml")]
-    return max(runs, key=lambda run: (run / "config.yaml").stat().st_mtime, default=None)
+    runs = [file.parent for file in root.glob(f"*/*/{CONFIG}")]
+    return max(runs, key=lambda run: (run / CONFIG).stat().st_mtime, default=None)
 
 
 def run_folder(given: str | Path | None, env_id: str) -> Path:
@@ -39,7 +40,7 @@ def run_folder(given: str | Path | None, env_id: str) -> Path:
         SnnRlError: it already holds a run.
     """
     folder = Path(given) if given else new_run_folder(Path("runs"), env_id)
-    if (folder / "config.yaml").exists():
+    if (folder / CONFIG).exists():
         raise SnnRlError(f"{folder} already holds a run: choose another --run-dir")
     return folder
 
@@ -58,7 +59,7 @@ def run_to_resume(given: Path | None) -> tuple[Path, TrainConfig, str]:
 
 def stages(run: Path) -> list[Path]:
     """Folders of a run's finished stages: teacher, ANN, then falling T; empty if it is no run."""
-    if not (run / "config.yaml").exists():
+    if not (run / CONFIG).exists():
         return []
     # Names with a dot in front are what an interrupted save left behind.
     found = [card.parent for card in run.glob(f"[!.]*/{checkpoint.CARD}")]
@@ -93,6 +94,32 @@ def measure_energy(agent: Agent, trials: int) -> EnergyReport:
     return energy_report(
         policy.network, policy.timesteps, played.spike_rates, carry_membrane=policy.carry_membrane
     )
+
+
+def unfinished(folder: Path) -> tuple[TrainConfig, str]:
+    """Configuration and command of a run that can be gone on with.
+
+    Raises:
+        SnnRlError: there is no run in `folder`, or all of it is done.
+    """
+    if not (folder / CONFIG).exists():
+        raise SnnRlError(f"{folder} holds no run to resume: there is no {CONFIG}")
+    config = make_config(read_config(folder / CONFIG), str(folder / CONFIG))
+    names = ["ann", *(f"T{t}" for t in config.stages())]
+    if (folder / names[-1] / checkpoint.CARD).exists():
+        raise SnnRlError(f"{folder} is finished: there is nothing to resume")
+    first = (folder / CONFIG).read_text(encoding="utf-8").partition("\n")[0]
+    return config, first.removeprefix(HEADER)
+
+
+def new_run_folder(root: Path, env_id: str) -> Path:
+    """A fresh folder for a run, named by environment and time."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    parent = root / env_id.replace("/", "-")
+    folder, count = parent / stamp, 1
+    while folder.exists():
+        folder, count = parent / f"{stamp}-{count}", count + 1
+    return folder
 
 
 def _stage_order(folder: Path) -> tuple[int, int, str]:

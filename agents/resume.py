@@ -113,7 +113,7 @@ def write_state(path: Path, tensors: dict[str, Tensor], document: Any) -> None:
 def read_state(path: Path) -> dict[str, Any]:
     """What `Saver.save` was given. Raises CheckpointError if the file is damaged."""
     try:
-        with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
+        with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             document = json.loads(file.metadata()["state"])
         found: dict[str, Any] = _unpack(document, tensors)

@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
+from snn_rl.agents.config import LearnerConfig
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.replay import SegmentReplay, Step
 from snn_rl.envs import restore, snapshot
@@ -23,6 +24,16 @@ class Exploration:
 
     epsilon: float
     teacher: float = 0.0
+
+
+def exploration(config: LearnerConfig, progress: float) -> Exploration:
+    """Odds of random and of the teacher's actions at `progress` (0 to 1) through the stage."""
+    high, low = config.epsilon
+    epsilon = high + (low - high) * min(1.0, progress / config.explore)
+    share = 0.0
+    if config.teacher_acts > 0:
+        share = max(0.0, 1 - progress / config.teacher_acts)
+    return Exploration(epsilon, share)
 
 
 class Rollout:

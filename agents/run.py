@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,25 +22,19 @@ import yaml
 from snn_rl.agents.agent import Agent, load_agent
 from snn_rl.agents.calibration import play_for_calibration
 from snn_rl.agents.card import provenance
-from snn_rl.agents.config import (
-    LearnerConfig,
-    TrainConfig,
-    make_config,
-    read_config,
-    teacher_stack,
-)
+from snn_rl.agents.config import LearnerConfig, TrainConfig, teacher_stack
 from snn_rl.agents.evaluation import Conditions, evaluate, validation_seeds
 from snn_rl.agents.given import choose_device, load_start, load_teacher
 from snn_rl.agents.judge import Task
 from snn_rl.agents.policy import Policy, full_state
+from snn_rl.agents.progress import Monitor
 from snn_rl.agents.qnetwork import QNetworkFactory, build_network
 from snn_rl.agents.resume import Saver
-from snn_rl.agents.training import Monitor, Result, StageTrainer
+from snn_rl.agents.training import Result, StageTrainer
 from snn_rl.checkpoint import CARD, write_text
 from snn_rl.conversion import NeuronOptions, convert
 from snn_rl.envs import check_spaces
 from snn_rl.envs.observation import pipeline_for
-from snn_rl.errors import SnnRlError
 from snn_rl.network import Network
 from snn_rl.neuron import Surrogate
 from snn_rl.pruning import rescale_leaks, temporal_pruning
@@ -284,32 +277,6 @@ class Run:
             "provenance": provenance(self.command, self.config.seed, result, self.device),
             "results": {"validation": round(result.validation, 2)},
         }
-
-
-def unfinished(folder: Path) -> tuple[TrainConfig, str]:
-    """Configuration and command of a run that can be gone on with.
-
-    Raises:
-        SnnRlError: there is no run in `folder`, or all of it is done.
-    """
-    if not (folder / CONFIG).exists():
-        raise SnnRlError(f"{folder} holds no run to resume: there is no {CONFIG}")
-    config = make_config(read_config(folder / CONFIG), str(folder / CONFIG))
-    stages = ["ann", *(f"T{t}" for t in config.stages())]
-    if (folder / stages[-1] / CARD).exists():
-        raise SnnRlError(f"{folder} is finished: there is nothing to resume")
-    first = (folder / CONFIG).read_text(encoding="utf-8").partition("\n")[0]
-    return config, first.removeprefix(HEADER)
-
-
-def new_run_folder(root: Path, env_id: str) -> Path:
-    """A fresh folder for a run, named by environment and time."""
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    parent = root / env_id.replace("/", "-")
-    folder, count = parent / stamp, 1
-    while folder.exists():
-        folder, count = parent / f"{stamp}-{count}", count + 1
-    return folder
 
 
 def _seed(seed: int, index: int) -> int:

@@ -8,19 +8,20 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
 from snn_rl.agents.config import LearnerConfig, ValidationConfig
-from snn_rl.agents.evaluation import Evaluation, Stopped
+from snn_rl.agents.evaluation import Stopped
 from snn_rl.agents.judge import Judge, Task
 from snn_rl.agents.learner import Learner
 from snn_rl.agents.policy import Policy
+from snn_rl.agents.progress import Monitor, Progress
 from snn_rl.agents.replay import Segment, SegmentReplay
 from snn_rl.agents.resume import Saver
-from snn_rl.agents.rollout import Exploration, Rollout
+from snn_rl.agents.rollout import Rollout, exploration
 from snn_rl.errors import SnnRlError
 from snn_rl.network import Network, State
 
@@ -29,34 +30,6 @@ log = logging.getLogger(__name__)
 SPARE = 1 << 20
 """Values of each environment's frames that the replay keeps beyond what it draws from, so that
 saves need not be frequent."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a stage stands; `metrics` hold losses, agreement with the teacher, spike rate."""
-
-    stage: str
-    steps: int
-    total_steps: int
-    updates: int
-    seconds: float
-    epsilon: float
-    mean_reward: float | None
-    validation: float | None
-    metrics: dict[str, float]
-
-
-class Monitor(Protocol):
-    """Watches a training run."""
-
-    def progress(self, progress: Progress) -> None:
-        """Called after every roll-out."""
-
-    def validated(self, progress: Progress, evaluation: Evaluation) -> None:
-        """Called after every validation."""
-
-    def should_stop(self) -> bool:
-        """True ends training after the current roll-out."""
 
 
 @dataclass(frozen=True)
@@ -301,13 +274,3 @@ class StageTrainer:
             seconds=self.seconds,
             interrupted=not self._complete(),
         )
-
-
-def exploration(config: LearnerConfig, progress: float) -> Exploration:
-    """Odds of random and of the teacher's actions at `progress` (0 to 1) through the stage."""
-    high, low = config.epsilon
-    epsilon = high + (low - high) * min(1.0, progress / config.explore)
-    share = 0.0
-    if config.teacher_acts > 0:
-        share = max(0.0, 1 - progress / config.teacher_acts)
-    return Exploration(epsilon, share)

@@ -26,8 +26,8 @@ from snn_rl import cli
 from snn_rl.agents.agent import load_agent, zoo
 from snn_rl.agents.evaluation import Evaluation
 from snn_rl.agents.monitors import StopFlag
+from snn_rl.agents.progress import Progress
 from snn_rl.agents.results import stages
-from snn_rl.agents.training import Progress
 from snn_rl.console import ConsoleMonitor, zoo_table
 
 COMMAND = [sys.executable, "-m", "snn_rl.cli"]

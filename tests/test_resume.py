@@ -20,10 +20,11 @@ from snn_rl.agents import resume
 from snn_rl.agents.agent import Agent, load_agent
 from snn_rl.agents.config import TrainConfig, make_config, merge
 from snn_rl.agents.evaluation import Evaluation
+from snn_rl.agents.progress import Progress
 from snn_rl.agents.replay import SegmentReplay
+from snn_rl.agents.results import unfinished
 from snn_rl.agents.resume import STATE, Saver, read_state, write_state
-from snn_rl.agents.run import RESUME, Interrupted, Run, unfinished
-from snn_rl.agents.training import Progress
+from snn_rl.agents.run import RESUME, Interrupted, Run
 from snn_rl.errors import CheckpointError, SnnRlError
 
 CARTPOLE = {

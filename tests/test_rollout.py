@@ -15,8 +15,7 @@ from snn_rl.agents.config import LearnerConfig
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.qnetwork import mlp
 from snn_rl.agents.replay import Segment, SegmentReplay
-from snn_rl.agents.rollout import Exploration, Rollout
-from snn_rl.agents.training import exploration
+from snn_rl.agents.rollout import Exploration, Rollout, exploration
 from snn_rl.conversion import Calibration, NeuronOptions, convert
 from snn_rl.envs import check_spaces, episode_seed, make_vector
 from snn_rl.envs.observation import ObservationPipeline, pipeline_for

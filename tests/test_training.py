@@ -25,10 +25,11 @@ from snn_rl.agents.config import TrainConfig, make_config, merge, read_config
 from snn_rl.agents.evaluation import Evaluation, evaluate, evaluate_agent, validation_seeds
 from snn_rl.agents.judge import Judge, Task
 from snn_rl.agents.policy import Policy
+from snn_rl.agents.progress import Progress
 from snn_rl.agents.qnetwork import mlp
 from snn_rl.agents.results import stages
 from snn_rl.agents.run import Interrupted, Run
-from snn_rl.agents.training import Progress, Result, StageTrainer
+from snn_rl.agents.training import Result, StageTrainer
 from snn_rl.envs import check_spaces
 from snn_rl.envs.observation import ObservationPipeline, pipeline_for
 from snn_rl.errors import ConversionError, SnnRlError
