@@ -111,7 +111,10 @@ class Rollout:
                 shown, self.teacher_state, self.start
             )
         action = self._choose(q, teacher_q, exploration)
-        observation, reward, terminated, truncated, self.info = self.vector.step(action)
+        try:
+            observation, reward, terminated, truncated, self.info = self.vector.step(action)
+        except Exception as error:  # a simulator can die in any way
+            raise RuntimeError(f"{self.env_id} failed: {error}") from error
         if not np.isfinite(reward).all():
             raise ValueError(f"{self.env_id} returned a reward that is not a finite number")
         stored = np.clip(reward, -1, 1) if self.clip_rewards else reward

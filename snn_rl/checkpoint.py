@@ -119,11 +119,14 @@ def read_card(folder: Path) -> dict[str, Any]:
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically and durably."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _read_weights(path: Path, digest: Any) -> dict[str, Tensor]:

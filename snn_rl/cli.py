@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from typing import Any
 
 import typer
@@ -23,7 +24,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (agents.train, agents.evaluate, agents.report, agents.zoo, agents.energy):
+for command in (
+    agents.train,
+    agents.evaluate,
+    agents.play,
+    agents.report,
+    agents.zoo,
+    agents.energy,
+):
     app.command()(command)
 app.add_typer(benchmark.app, name="benchmark")
 
@@ -37,6 +45,8 @@ def main() -> None:
     if arguments == ["--version"]:
         sys.stdout.write(f"snn-rl {__version__}\n")
         return
+    if not debug:  # what fails in a writer's thread fails in the main one, too
+        threading.excepthook = lambda _: None
     handler = RichHandler(console=screen, show_time=False, show_path=False, show_level=False)
     logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s")
     try:
@@ -55,8 +65,8 @@ def main() -> None:
             raise
         bad_input = isinstance(error, (ValueError, *BAD_PATH))
         text = " ".join(str(error).split()) or type(error).__name__
-        if isinstance(error, OSError) and error.filename:
-            text = f"{error.filename}: {error.strerror}"
+        if isinstance(error, OSError) and error.strerror:
+            text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
         screen.print(f"error: {text}", style="red", highlight=False, markup=False, soft_wrap=True)
         if not bad_input:
             say("(--debug shows where it happened)")

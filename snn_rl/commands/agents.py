@@ -1,9 +1,11 @@
-"""Train, evaluate, report, zoo, energy: what people do with agents."""
+"""Train, evaluate, play, report, zoo, energy: what people do with agents."""
 
 from __future__ import annotations
 
 import shlex
 import sys
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +21,13 @@ if TYPE_CHECKING:
 AgentOption = Annotated[
     str | None, typer.Option("--agent", help="Agent or run folder, or zoo:ENV/STAGE [newest run].")
 ]
+OtherT = Annotated[int | None, typer.Option(min=1, help="Run spiking agents at another T.")]
+NoCarry = Annotated[bool, typer.Option("--no-carry", help="Zero the membranes at every frame.")]
+Sticky = Annotated[
+    float | None,
+    typer.Option(min=0.0, max=1.0, help="Probability of a repeated action [as the id has it]."),
+]
+Flicker = Annotated[float, typer.Option(min=0.0, max=1.0, help="Probability of a blank frame.")]
 
 
 def train(
@@ -47,9 +56,7 @@ def train(
         str | None,
         typer.Option("--from", help="Agent whose weights the run starts from, without replay."),
     ] = None,
-    no_carry: Annotated[
-        bool, typer.Option("--no-carry", help="Zero the membranes at every frame.")
-    ] = False,
+    no_carry: NoCarry = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --run-dir [newest run].")
     ] = False,
@@ -101,8 +108,12 @@ def _train(settings: TrainConfig, folder: Path, command: str) -> None:
             run.train()
     except Interrupted as interrupted:
         say(f"stopped in stage {interrupted}; what was reached is saved in {folder}")
-        say(f"go on with: snn-rl train --resume --run-dir {shlex.quote(str(folder))}")
+        say(f"go on with: {_resuming(folder)}")
         raise typer.Exit(INTERRUPTED) from None
+    except Exception:
+        if (folder / "resume" / "state.safetensors").exists():
+            say(f"training failed; once the cause is removed, go on with: {_resuming(folder)}")
+        raise
     finally:
         files.close()
     say(f"done: snn-rl evaluate --agent {shlex.quote(str(folder))}")
@@ -111,19 +122,10 @@ def _train(settings: TrainConfig, folder: Path, command: str) -> None:
 def evaluate(
     agent: AgentOption = None,
     trials: Annotated[int, typer.Option(min=1, help="Full games per stage.")] = 20,
-    timesteps: Annotated[
-        int | None, typer.Option(min=1, help="Run spiking agents at another T.")
-    ] = None,
-    no_carry: Annotated[
-        bool, typer.Option("--no-carry", help="Zero the membranes at every frame.")
-    ] = False,
-    sticky: Annotated[
-        float | None,
-        typer.Option(min=0.0, max=1.0, help="Probability of a repeated action [as the id has it]."),
-    ] = None,
-    flicker: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Probability of a blank frame.")
-    ] = 0.0,
+    timesteps: OtherT = None,
+    no_carry: NoCarry = False,
+    sticky: Sticky = None,
+    flicker: Flicker = 0.0,
     seed: Annotated[int, typer.Option(min=0, help="Chooses other evaluation seeds.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON list on stdout.")] = False,
     record: Annotated[
@@ -143,10 +145,7 @@ def evaluate(
     rows = []
     for name, loaded in agents.items():
         say(f"evaluating {name} ...")
-        if loaded.policy.network.spiking:
-            loaded = loaded.with_options(
-                timesteps=timesteps, carry_membrane=False if no_carry else None
-            )
+        loaded = _as_asked(loaded, timesteps, no_carry)
         rows.append(evaluate_agent(loaded, name, trials=trials, seed=seed, conditions=world))
     if run is not None and plain:
         save_evaluation(run, rows)
@@ -156,6 +155,54 @@ def evaluate(
         show_json(rows)
     else:
         show(evaluation_table(rows))
+
+
+def play(
+    agent: AgentOption = None,
+    video: Annotated[
+        Path | None, typer.Option(help="MP4 or GIF to write instead of opening a window.")
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help="First game: the trial of snn-rl evaluate, from 0.")
+    ] = 0,
+    episodes: Annotated[int, typer.Option(min=1, help="Games, one after the other.")] = 1,
+    fps: Annotated[
+        float | None, typer.Option(min=1, max=240, help="Frames per second [the game's own].")
+    ] = None,
+    max_frames: Annotated[int | None, typer.Option(min=1, help="Stop after so many.")] = None,
+    scale: Annotated[
+        float | None, typer.Option(min=0.25, max=4, help="Size; 1 is 960x540 [1; a GIF 0.5].")
+    ] = None,
+    timesteps: OtherT = None,
+    no_carry: NoCarry = False,
+    sticky: Sticky = None,
+    flicker: Flicker = 0.0,
+) -> None:
+    """Watch an agent play and its neurons spike, in a window or as a video."""
+    from snn_rl.agents.drawing import SIZE, draw
+    from snn_rl.agents.evaluation import Conditions, evaluation_seeds
+    from snn_rl.agents.monitors import StopFlag
+    from snn_rl.agents.play import Show
+    from snn_rl.agents.screens import open_screen
+
+    name, loaded = list(_find(agent)[1].items())[-1]
+    player = _as_asked(loaded, timesteps, no_carry)
+    seeds = evaluation_seeds(0, seed + episodes)[seed:]
+    with (
+        closing(Show(player, Conditions(flicker=flicker, sticky=sticky))) as game,
+        StopFlag().on_signals() as stop,
+        open_screen(video, SIZE, fps or game.pace, scale=scale, title=f"snn-rl: {name}") as view,
+    ):
+        say(f"playing {name} ...")
+        for moment in islice(game.play(seeds), max_frames):
+            if moment.over:
+                say(f"score {moment.score:g} after {moment.frame} frames")
+            if not view.show(draw(moment)) or stop.raised:
+                break
+    if video is not None:
+        sys.stdout.write(f"{video}\n")
+    if stop.raised:
+        raise typer.Exit(INTERRUPTED)
 
 
 def report(
@@ -214,6 +261,17 @@ def _find(source: str | None) -> tuple[Path | None, dict[str, Agent]]:
         if folders:
             return Path(source), {str(folder): load_agent(folder) for folder in folders}
     return None, {source: load_agent(source)}
+
+
+def _as_asked(agent: Agent, timesteps: int | None, no_carry: bool) -> Agent:
+    """A spiking agent at another T or without carrying; an ANN knows neither."""
+    if not agent.policy.network.spiking:
+        return agent
+    return agent.with_options(timesteps=timesteps, carry_membrane=False if no_carry else None)
+
+
+def _resuming(folder: Path) -> str:
+    return f"snn-rl train --resume --run-dir {shlex.quote(str(folder))}"
 
 
 def _reproducing(arguments: list[str]) -> str:
