@@ -50,6 +50,11 @@ class Agent:
         return int(self.card["environment"]["num_actions"])
 
     @property
+    def maxpool(self) -> bool:
+        """Whether its Atari frames show the maximum of the last two raw frames."""
+        return bool(self.card["environment"].get("maxpool", False))
+
+    @property
     def timesteps(self) -> int:
         """Spiking steps per frame."""
         return self.policy.timesteps

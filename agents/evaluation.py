@@ -139,15 +139,16 @@ def evaluate(
 
 
 def evaluate_agent(
-    agent: Agent, name: str, *, trials: int, seed: int = 0, conditions: Conditions = STANDARD
+    agent: Agent, name: str, *, trials: int, seed: int = 0, conditions: Conditions | None = None
 ) -> dict[str, Any]:
     """JSON-able result of `trials` greedy episodes on evaluation seeds, one row of a table.
 
     Args:
         name: how the agent was named (a path, or zoo:<env>/<stage>).
         seed: chooses the block of evaluation seeds.
+        conditions: by default the frames that the agent was trained on, and nothing more.
     """
-    policy = agent.policy
+    policy, conditions = agent.policy, conditions or Conditions(maxpool=agent.maxpool)
     seeds = evaluation_seeds(seed, trials)
     result = evaluate(policy, agent.env_id, agent.pipeline, seeds, conditions)
     sizes = {layer: lif.size for layer, lif in policy.network.spiking.items()}

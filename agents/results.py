@@ -11,7 +11,7 @@ from typing import Any
 from snn_rl import checkpoint
 from snn_rl.agents.agent import Agent, find_agent, zoo
 from snn_rl.agents.config import TrainConfig, make_config, read_config
-from snn_rl.agents.evaluation import evaluate, evaluation_seeds
+from snn_rl.agents.evaluation import Conditions, evaluate, evaluation_seeds
 from snn_rl.agents.run import CONFIG, HEADER
 from snn_rl.energy import EnergyReport, energy_report
 from snn_rl.errors import CheckpointError, SnnRlError
@@ -90,7 +90,8 @@ def zoo_rows() -> list[dict[str, Any]]:
 def measure_energy(agent: Agent, trials: int) -> EnergyReport:
     """Energy per frame at the spike rates of `trials` greedy games."""
     policy = agent.policy
-    played = evaluate(policy, agent.env_id, agent.pipeline, evaluation_seeds(0, trials))
+    seeds, world = evaluation_seeds(0, trials), Conditions(maxpool=agent.maxpool)
+    played = evaluate(policy, agent.env_id, agent.pipeline, seeds, world)
     return energy_report(
         policy.network, policy.timesteps, played.spike_rates, carry_membrane=policy.carry_membrane
     )

@@ -272,7 +272,11 @@ class Run:
         distils = max(stage.config.distill) > 0 and teacher is not None
         return {
             "stage": stage.name,
-            "environment": {"env_id": self.config.env, "num_actions": self.spec.num_actions},
+            "environment": {
+                "env_id": self.config.env,
+                "num_actions": self.spec.num_actions,
+                "maxpool": self.config.maxpool,
+            },
             "teacher": self.config.teacher if distils else None,
             "provenance": provenance(self.command, self.config.seed, result, self.device),
             "results": {"validation": round(result.validation, 2)},

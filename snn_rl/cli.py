@@ -11,7 +11,7 @@ import typer
 from rich.logging import RichHandler
 
 from snn_rl import __version__
-from snn_rl.commands import agents, benchmark
+from snn_rl.commands import agents, benchmark, training
 from snn_rl.commands.output import BAD_INPUT, FAILURE, INTERRUPTED, say, screen
 
 BAD_PATH = (PermissionError, FileExistsError, FileNotFoundError, NotADirectoryError)
@@ -25,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 for command in (
-    agents.train,
+    training.train,
     agents.evaluate,
     agents.play,
     agents.report,

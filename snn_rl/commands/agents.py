@@ -1,22 +1,20 @@
-"""Train, evaluate, play, report, zoo, energy: what people do with agents."""
+"""Evaluate, play, report, zoo, energy: what people do with agents."""
 
 from __future__ import annotations
 
-import shlex
 import sys
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from snn_rl.commands.output import INTERRUPTED, say, screen, show, show_json
+from snn_rl.commands.output import INTERRUPTED, say, show, show_json
 from snn_rl.errors import SnnRlError
 
 if TYPE_CHECKING:
     from snn_rl.agents.agent import Agent
-    from snn_rl.agents.config import TrainConfig
 
 AgentOption = Annotated[
     str | None, typer.Option("--agent", help="Agent or run folder, or zoo:ENV/STAGE [newest run].")
@@ -30,95 +28,6 @@ Sticky = Annotated[
 Flicker = Annotated[float, typer.Option(min=0.0, max=1.0, help="Probability of a blank frame.")]
 
 
-def train(
-    env: Annotated[str | None, typer.Option(help="Gymnasium id, e.g. CartPole-v1.")] = None,
-    timesteps: Annotated[
-        int | None,
-        typer.Option(help="T, spiking timesteps per frame, of the first stage; 0: ANN only [5]."),
-    ] = None,
-    until: Annotated[int | None, typer.Option(help="T of the last stage [1].")] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(help="Environment steps of each stage at most (not spiking timesteps)."),
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="YAML file that replaces the environment's preset.")
-    ] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Any setting, e.g. ann.learning_rate=5e-4.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="All randomness follows from it [0].")] = None,
-    teacher: Annotated[
-        str | None,
-        typer.Option(help="Who labels frames: self, full_state, stack:N, or an agent."),
-    ] = None,
-    start: Annotated[
-        str | None,
-        typer.Option("--from", help="Agent whose weights the run starts from, without replay."),
-    ] = None,
-    no_carry: NoCarry = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --run-dir [newest run].")
-    ] = False,
-    run_dir: Annotated[Path | None, typer.Option(help="Run folder [runs/ENV/TIME].")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda [auto].")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads of torch [1].")] = None,
-) -> None:
-    """Train an ANN, convert it to spikes, and reduce its timesteps stage by stage."""
-    from snn_rl.agents.config import load_preset, make_config, merge, parse_overrides, read_config
-    from snn_rl.agents.results import run_folder, run_to_resume
-
-    given: dict[str, Any] = {
-        "env": env,
-        "timesteps": timesteps,
-        "until": until,
-        "seed": seed,
-        "teacher": teacher,
-        "start": start,
-        "device": device,
-        "threads": threads,
-        "carry_membrane": False if no_carry else None,
-    }
-    options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    if steps is not None:
-        options |= {stage: {"steps": steps} for stage in ("privileged", "ann", "spiking")}
-    if resume:
-        if options or config or set_:
-            raise SnnRlError("--resume takes no options but --run-dir: the run keeps its settings")
-        folder, settings, command = run_to_resume(run_dir)
-    else:
-        base = read_config(config) if config else load_preset(env or "")
-        settings = make_config(merge(merge(base, options), parse_overrides(set_ or [])))
-        folder, command = run_folder(run_dir, settings.env), _reproducing(sys.argv[1:])
-    _train(settings, folder, command)
-
-
-def _train(settings: TrainConfig, folder: Path, command: str) -> None:
-    """Train and show progress; signals end it cleanly."""
-    from snn_rl.agents.monitors import FileMonitor, MonitorGroup, StopFlag
-    from snn_rl.agents.run import Interrupted, Run
-    from snn_rl.console import ConsoleMonitor
-
-    stop = StopFlag()
-    files = FileMonitor(folder, stop)
-    try:
-        with stop.on_signals(), ConsoleMonitor(screen) as bars:
-            run = Run(settings, folder, MonitorGroup([files, bars]), command=command)
-            say(f"training {settings.env} into {folder}")
-            run.train()
-    except Interrupted as interrupted:
-        say(f"stopped in stage {interrupted}; what was reached is saved in {folder}")
-        say(f"go on with: {_resuming(folder)}")
-        raise typer.Exit(INTERRUPTED) from None
-    except Exception:
-        if (folder / "resume" / "state.safetensors").exists():
-            say(f"training failed; once the cause is removed, go on with: {_resuming(folder)}")
-        raise
-    finally:
-        files.close()
-    say(f"done: snn-rl evaluate --agent {shlex.quote(str(folder))}")
-
-
 def evaluate(
     agent: AgentOption = None,
     trials: Annotated[int, typer.Option(min=1, help="Full games per stage.")] = 20,
@@ -126,6 +35,10 @@ def evaluate(
     no_carry: NoCarry = False,
     sticky: Sticky = None,
     flicker: Flicker = 0.0,
+    maxpool: Annotated[
+        bool | None,
+        typer.Option(help="Atari frames show the maximum of two raw ones [as trained]."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Chooses other evaluation seeds.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON list on stdout.")] = False,
     record: Annotated[
@@ -138,14 +51,15 @@ def evaluate(
     from snn_rl.console import evaluation_table
 
     plain = timesteps is None and not no_carry and (flicker, sticky, seed) == (0, None, 0)
+    plain = plain and maxpool is None
     if record and not plain:
         raise SnnRlError("--record keeps the standard scores: leave out the other options")
-    world = Conditions(flicker=flicker, sticky=sticky)
     run, agents = _find(agent)
     rows = []
     for name, loaded in agents.items():
         say(f"evaluating {name} ...")
         loaded = _as_asked(loaded, timesteps, no_carry)
+        world = Conditions(flicker, sticky, loaded.maxpool if maxpool is None else maxpool)
         rows.append(evaluate_agent(loaded, name, trials=trials, seed=seed, conditions=world))
     if run is not None and plain:
         save_evaluation(run, rows)
@@ -189,7 +103,7 @@ def play(
     player = _as_asked(loaded, timesteps, no_carry)
     seeds = evaluation_seeds(0, seed + episodes)[seed:]
     with (
-        closing(Show(player, Conditions(flicker=flicker, sticky=sticky))) as game,
+        closing(Show(player, Conditions(flicker, sticky, player.maxpool))) as game,
         StopFlag().on_signals() as stop,
         open_screen(video, SIZE, fps or game.pace, scale=scale, title=f"snn-rl: {name}") as view,
     ):
@@ -268,17 +182,3 @@ def _as_asked(agent: Agent, timesteps: int | None, no_carry: bool) -> Agent:
     if not agent.policy.network.spiking:
         return agent
     return agent.with_options(timesteps=timesteps, carry_membrane=False if no_carry else None)
-
-
-def _resuming(folder: Path) -> str:
-    return f"snn-rl train --resume --run-dir {shlex.quote(str(folder))}"
-
-
-def _reproducing(arguments: list[str]) -> str:
-    """The command that repeats a run anywhere: the one given, without its --run-dir."""
-    kept, skip = ["snn-rl"], False
-    for argument in arguments:
-        if not skip and not argument.startswith("--run-dir"):
-            kept.append(argument)
-        skip = argument == "--run-dir"
-    return shlex.join(kept)
