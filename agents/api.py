@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from snn_rl.agents.agent import Agent
-from snn_rl.agents.config import TrainConfig, load_preset, make_config, merge
+from snn_rl.agents.config import TrainConfig, load_preset, make_config
 from snn_rl.agents.monitors import FileMonitor, StopFlag
 from snn_rl.agents.qnetwork import QNetworkFactory
 from snn_rl.agents.results import run_folder, run_to_resume
 from snn_rl.agents.run import Run
+from snn_rl.settings import merge
 
 
 def train(

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
-import re
-from collections.abc import Mapping, Sequence
-from importlib import resources
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
+from snn_rl.envs.games import UnsupportedEnvironment, atari_game
 from snn_rl.errors import ConfigError, SnnRlError
 from snn_rl.pruning import schedule
+from snn_rl.settings import Section, shipped, validate
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        strict=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-    )
-
-
-class NeuronConfig(_Section):
+class NeuronConfig(Section):
     """The LIF neurons and how conversion initialises them."""
 
     threshold: Literal["layer", "channel", "neuron"] = "layer"
@@ -51,7 +38,7 @@ class NeuronConfig(_Section):
         return self
 
 
-class LearnerConfig(_Section):
+class LearnerConfig(Section):
     """One training stage: roll-outs, replay, loss weights, optimiser.
 
     The defaults suit an ANN on vector observations: close to on-policy, with many environments,
@@ -138,7 +125,7 @@ class DistillConfig(LearnerConfig):
     teacher_acts: float = Field(default=0.1, ge=0, le=1)
 
 
-class ValidationConfig(_Section):
+class ValidationConfig(Section):
     """Greedy episodes on seeds of their own; they choose the checkpoint and stop the stage."""
 
     episodes: int = Field(default=64, gt=0)
@@ -151,7 +138,7 @@ class ValidationConfig(_Section):
     """episodes on further seeds that must meet the target too: rare failures show only in many"""
 
 
-class TrainConfig(_Section):
+class TrainConfig(Section):
     """A whole run: ANN, then spiking stages from `timesteps` down to `until`."""
 
     env: str
@@ -162,7 +149,7 @@ class TrainConfig(_Section):
     """T of the last stage"""
     step: int = Field(default=1, ge=1)
     """timesteps removed per stage"""
-    skip: list[int] = []
+    skip: list[int] = Field(default=[])
     """stages to leave out, e.g. [4, 2]"""
     carry_membrane: bool = True
     """membranes survive from frame to frame"""
@@ -232,91 +219,20 @@ def teacher_stack(teacher: str) -> int | None:
 
 def make_config(data: Mapping[str, Any], source: str = "configuration") -> TrainConfig:
     """Validated configuration from plain data. Raises ConfigError with the path of the mistake."""
-    try:
-        return TrainConfig.model_validate(dict(data))
-    except ValidationError as error:
-        raise ConfigError(f"{source}: {_explain(error)}") from None
+    if "env" not in data:
+        raise ConfigError(f"{source}: no environment is named: set env (--env), e.g. CartPole-v1")
+    return validate(TrainConfig, data, source)
 
 
 def load_preset(env_id: str) -> dict[str, Any]:
-    """Settings shipped for an environment (configs/<id>.yaml), or {} where there are none."""
-    file = resources.files("snn_rl.configs") / f"{env_id.replace('/', '-')}.yaml"
-    return dict(_parse(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+    """Settings shipped for an environment: configs/<id>.yaml, Atari.yaml for other Atari games, or
+    {} where there are none."""
+    preset = shipped(env_id.replace("/", "-"))
+    return shipped("Atari") if not preset and _is_atari(env_id) else preset
 
 
-def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `changes` on top, section by section."""
-    result = dict(base)
-    for key, value in changes.items():
-        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
-        result[key] = merge(result[key], value) if both else value
-    return result
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Plain data of a YAML configuration file. Raises ConfigError if it is not a mapping."""
+def _is_atari(env_id: str) -> bool:
     try:
-        data = _parse(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path} must hold keys and values, e.g. 'env: CartPole-v1'")
-    return data
-
-
-def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
-    """Nested settings from 'section.key=value' texts; values are read as YAML."""
-    result: dict[str, Any] = {}
-    for override in overrides:
-        path, equals, text = override.partition("=")
-        if not equals or not path:
-            raise ConfigError(f"--set {override!r} must look like key=value, e.g. ann.steps=20000")
-        try:
-            value = _parse(text)
-        except (yaml.YAMLError, ValueError):
-            raise ConfigError(f"--set {path}: {text!r} is not a YAML value") from None
-        for key in reversed(path.split(".")):
-            value = {key: value}
-        result = merge(result, value)
-    return result
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML whose floats need no point: 5e-4, as in YAML 1.2, JSON and Python."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
-def _parse(text: str) -> Any:
-    return yaml.load(text, _Loader)
-
-
-def _explain(error: ValidationError) -> str:
-    """The first mistake: where, what, and what is allowed."""
-    first = error.errors()[0]
-    path = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        section = _section(first["loc"][:-1])
-        close = difflib.get_close_matches(str(first["loc"][-1]), section.model_fields, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        return f"unknown key '{path}'; {hint}allowed are {', '.join(section.model_fields)}"
-    if first["type"] == "missing":
-        return "no environment is named: set env (--env), e.g. CartPole-v1"
-    if first["type"] == "model_type":
-        return f"{path} must hold keys and values, not {first['input']!r}"
-    message = first["msg"].removeprefix("Value error, ")
-    shown = "" if first["type"] == "value_error" else f", not {first['input']!r}"
-    return f"{path + ': ' if path else ''}{message}{shown}"
-
-
-def _section(path: Sequence[Any]) -> type[BaseModel]:
-    section: Any = TrainConfig
-    for part in path:
-        section = section.model_fields[part].annotation
-    found: type[BaseModel] = section
-    return found
+        return atari_game(env_id) is not None
+    except UnsupportedEnvironment:  # told by whoever makes the environment
+        return False

@@ -10,11 +10,12 @@ from typing import Any
 
 from snn_rl import checkpoint
 from snn_rl.agents.agent import Agent, find_agent, zoo
-from snn_rl.agents.config import TrainConfig, make_config, read_config
+from snn_rl.agents.config import TrainConfig, make_config
 from snn_rl.agents.evaluation import Conditions, evaluate, evaluation_seeds
 from snn_rl.agents.run import CONFIG, HEADER
 from snn_rl.energy import EnergyReport, energy_report
 from snn_rl.errors import CheckpointError, SnnRlError
+from snn_rl.settings import read_yaml
 
 RECORDED = (
     "trials",
@@ -105,7 +106,7 @@ def unfinished(folder: Path) -> tuple[TrainConfig, str]:
     """
     if not (folder / CONFIG).exists():
         raise SnnRlError(f"{folder} holds no run to resume: there is no {CONFIG}")
-    config = make_config(read_config(folder / CONFIG), str(folder / CONFIG))
+    config = make_config(read_yaml(folder / CONFIG), str(folder / CONFIG))
     names = ["ann", *(f"T{t}" for t in config.stages())]
     if (folder / names[-1] / checkpoint.CARD).exists():
         raise SnnRlError(f"{folder} is finished: there is nothing to resume")

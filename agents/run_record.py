@@ -10,9 +10,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from snn_rl.agents.config import read_config
 from snn_rl.checkpoint import CARD, read_card
 from snn_rl.errors import SnnRlError
+from snn_rl.settings import read_yaml
 
 CONFIG, EVALUATION, METRICS = "config.yaml", "evaluation.json", "metrics.jsonl"
 STAGE_FOLDER = re.compile(r"teacher|ann|T[1-9]\d*")
@@ -90,7 +90,7 @@ def read_run(folder: Path) -> RunRecord:
     """
     if not (folder / CONFIG).is_file():
         raise SnnRlError(f"{folder} holds no run: {CONFIG} is missing (name a folder of `train`)")
-    config = read_config(folder / CONFIG)
+    config = read_yaml(folder / CONFIG)
     if not isinstance(config.get("env"), str):
         raise SnnRlError(f"{folder / CONFIG} is damaged: it names no environment")
     names = [path.parent.name for path in folder.glob(f"*/{CARD}")]

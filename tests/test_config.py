@@ -15,17 +15,15 @@ from snn_rl.agents.config import (
     ValidationConfig,
     load_preset,
     make_config,
-    merge,
-    parse_overrides,
-    read_config,
     teacher_stack,
 )
 from snn_rl.errors import ConfigError
+from snn_rl.settings import merge, parse_overrides, read_yaml
 
 PRESETS = sorted(
     file.name.removesuffix(".yaml")
     for file in resources.files("snn_rl.configs").iterdir()
-    if file.name.endswith(".yaml")
+    if file.name.endswith(".yaml") and file.name != "Atari.yaml"
 )
 
 
@@ -247,7 +245,7 @@ def test_overrides_execute_nothing() -> None:
 def test_yaml_file(tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text("env: A-v0\nann: {learning_rate: 1e-3, epsilon: [1, 5e-2]}  # λ\n", "utf-8")
-    assert make_config(read_config(file)).ann.epsilon == [1.0, 0.05]
+    assert make_config(read_yaml(file)).ann.epsilon == [1.0, 0.05]
 
 
 @pytest.mark.parametrize(
@@ -267,16 +265,16 @@ def test_yaml_file_that_cannot_be_read(tmp_path: Path, content: bytes, message: 
     file = tmp_path / "a.yaml"
     file.write_bytes(content)
     with pytest.raises(ConfigError, match=message) as caught:
-        read_config(file)
+        read_yaml(file)
     assert str(file) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.yaml cannot be read: No such file"):
-        read_config(tmp_path / "none.yaml")
+        read_yaml(tmp_path / "none.yaml")
     with pytest.raises(ConfigError, match="cannot be read"):
-        read_config(tmp_path)
+        read_yaml(tmp_path)
 
 
 def test_there_is_a_preset() -> None:
@@ -290,6 +288,12 @@ def test_presets_load_validate_and_are_found_by_their_environment(name: str) -> 
     env_id = str(data["env"])
     assert load_preset(env_id) == data, f"{file} is not named after its environment"
     assert make_config(data).env == env_id
+
+
+def test_atari_games_without_preset_share_one() -> None:
+    shared = load_preset("ALE/Breakout-v5")
+    assert shared == load_preset("MsPacmanNoFrameskip-v4") != {}
+    assert make_config(shared | {"env": "ALE/Breakout-v5"}).teacher == "stack:4"
 
 
 def test_environments_without_preset_use_the_defaults() -> None:
@@ -321,7 +325,7 @@ def test_resolved_configuration_survives_a_round_trip(tmp_path: Path) -> None:
     config = make(ann={"learning_rate": 1e-5}, validation={"target": 1e20}, teacher="stack:4")
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(config.model_dump()))
-    assert make_config(read_config(file)) == config
+    assert make_config(read_yaml(file)) == config
 
 
 def test_every_neuron_option_reaches_the_model() -> None:

@@ -18,7 +18,7 @@ from torch import nn
 
 from snn_rl.agents import resume
 from snn_rl.agents.agent import Agent, load_agent
-from snn_rl.agents.config import TrainConfig, make_config, merge
+from snn_rl.agents.config import TrainConfig, make_config
 from snn_rl.agents.evaluation import Evaluation
 from snn_rl.agents.progress import Progress
 from snn_rl.agents.replay import SegmentReplay
@@ -26,6 +26,7 @@ from snn_rl.agents.results import unfinished
 from snn_rl.agents.resume import STATE, Saver, read_state, write_state
 from snn_rl.agents.run import RESUME, Interrupted, Run
 from snn_rl.errors import CheckpointError, SnnRlError
+from snn_rl.settings import merge
 
 CARTPOLE = {
     "env": "PositionOnlyCartPole-v1",

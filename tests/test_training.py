@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import snn_rl
 from snn_rl.agents.agent import Agent, load_agent
-from snn_rl.agents.config import TrainConfig, make_config, merge, read_config
+from snn_rl.agents.config import TrainConfig, make_config
 from snn_rl.agents.evaluation import Evaluation, evaluate, evaluate_agent, validation_seeds
 from snn_rl.agents.judge import Judge, Task
 from snn_rl.agents.policy import Policy
@@ -35,6 +35,7 @@ from snn_rl.envs.observation import ObservationPipeline, pipeline_for
 from snn_rl.errors import ConversionError, SnnRlError
 from snn_rl.grid import snap
 from snn_rl.network import Network
+from snn_rl.settings import merge, read_yaml
 from snn_rl.tracing import trace
 
 Q_LEARNING: dict[str, Any] = {
@@ -143,7 +144,7 @@ def test_cards_tell_where_the_agent_comes_from(finished: tuple[Path, dict[str, A
 
 def test_the_resolved_configuration_is_kept(finished: tuple[Path, dict[str, Agent]]) -> None:
     folder, _ = finished
-    assert make_config(read_config(folder / "config.yaml")) == tiny(seed=7)
+    assert make_config(read_yaml(folder / "config.yaml")) == tiny(seed=7)
 
 
 def test_metrics_tell_the_course_of_training(finished: tuple[Path, dict[str, Agent]]) -> None:
