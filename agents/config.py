@@ -85,6 +85,9 @@ class LearnerConfig(Section):
     """random actions at the stage's start and from `explore` on"""
     explore: float = Field(default=0.2, gt=0, le=1)
     """fraction of the stage over which epsilon falls"""
+    epsilon_spread: float = Field(default=0.0, ge=0)
+    """environment i of N explores with epsilon ** (1 + epsilon_spread * i / (N - 1)): all kinds of
+    play side by side (Ape-X, Horgan et al. 2018, has 7 at epsilon 0.4)"""
     teacher_acts: float = Field(default=0.0, ge=0, le=1)
     """fraction of the stage over which the teacher's share of the actions falls from 1 to 0"""
     rate_penalty: float = Field(default=0.0, ge=0)

@@ -20,10 +20,14 @@ _COUNTS = ("start", "last", "returns", "lengths")
 
 @dataclass(frozen=True)
 class Exploration:
-    """Probabilities of a random action, and (otherwise) of the teacher's action."""
+    """Probabilities of a random action, and (otherwise) of the teacher's action.
+
+    Environment i of N takes random actions with epsilon ** (1 + spread * i / (N - 1)).
+    """
 
     epsilon: float
     teacher: float = 0.0
+    spread: float = 0.0
 
 
 def exploration(config: LearnerConfig, progress: float) -> Exploration:
@@ -33,7 +37,7 @@ def exploration(config: LearnerConfig, progress: float) -> Exploration:
     share = 0.0
     if config.teacher_acts > 0:
         share = max(0.0, 1 - progress / config.teacher_acts)
-    return Exploration(epsilon, share)
+    return Exploration(epsilon, share, config.epsilon_spread)
 
 
 class Rollout:
@@ -140,4 +144,5 @@ class Rollout:
         if teacher_q is not None:
             action = np.where(draws[0] < odds.teacher, teacher_q.argmax(1), action)
         random = self.generator.integers(actions, size=count)
-        return np.where(draws[1] < odds.epsilon, random, action)
+        epsilon = odds.epsilon ** (1 + odds.spread * np.linspace(0, 1, count))
+        return np.where(draws[1] < epsilon, random, action)
