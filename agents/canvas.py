@@ -74,7 +74,7 @@ class Canvas:
         anchor: str = "ls",
         width: float | None = None,
     ) -> float:
-        """Write one line, shortened to `width` pixels; returns the x at which it ends.
+        """Write one line, shortened to `width` pixels; returns the x of its other end.
 
         Args:
             anchor: what x and y are, as Pillow has it: "ls" and "rs" the left and right end of
@@ -84,7 +84,8 @@ class Canvas:
         while width is not None and len(string) > 1 and font.getlength(string) > width:
             string = string.removesuffix("…")[:-1] + "…"
         self._texts.append(_Text(x, y, string, size, colour, bold, anchor))
-        return x + font.getlength(string)
+        length = font.getlength(string)
+        return x - length if anchor == "rs" else x + length
 
     def fill(self, box: Box, colour: Colour) -> None:
         """Fill a rectangle."""
@@ -105,7 +106,7 @@ class Canvas:
             factor = int(factor)  # whole pixels stay sharp
         kind = cv2.INTER_NEAREST if factor >= 2 else cv2.INTER_AREA
         size = (max(1, int(factor * width)), max(1, int(factor * height)))
-        resized = cv2.resize(image, size, interpolation=kind if factor != 1 else cv2.INTER_NEAREST)
+        resized = np.asarray(cv2.resize(image, size, interpolation=kind), np.uint8)
         place = Box(box.x + (box.width - size[0]) // 2, box.y + (box.height - size[1]) // 2, *size)
         self._paste(place, resized if resized.ndim == 3 else resized[..., None])
         return place
@@ -193,9 +194,12 @@ def _coarser(maps: NDArray[np.float32]) -> NDArray[np.float32]:
     count, height, width = maps.shape
     if height == width == 1:
         padded = np.pad(maps.ravel(), (0, count % 2))
-        return padded.reshape(-1, 2).max(1).reshape(-1, 1, 1)
+        pairs: NDArray[np.float32] = padded.reshape(-1, 2).max(1)
+        return pairs.reshape(-1, 1, 1)
     padded = np.pad(maps, ((0, 0), (0, height % 2), (0, width % 2)))
-    return padded.reshape(count, -(-height // 2), 2, -(-width // 2), 2).max((2, 4))
+    squares = padded.reshape(count, -(-height // 2), 2, -(-width // 2), 2)
+    result: NDArray[np.float32] = squares.max((2, 4))
+    return result
 
 
 def _discs(image: Pixels, edge: int) -> Pixels:
@@ -204,7 +208,8 @@ def _discs(image: Pixels, edge: int) -> Pixels:
     distance = np.hypot(offset[:, None], offset[None])
     disc = np.clip(0.44 * edge - distance + 0.5, 0, 1).astype(np.float32)
     cover = np.tile(disc, (image.shape[0] // edge, image.shape[1] // edge))
-    return cv2.blendLinear(image, np.full_like(image, BACKGROUND), cover, 1 - cover)
+    behind = np.full_like(image, BACKGROUND)
+    return np.asarray(cv2.blendLinear(image, behind, cover, 1 - cover), np.uint8)
 
 
 @functools.cache

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from snn_rl.agents.canvas import ACCENT, COOL, INK, MUTED, REST, Box, Canvas, Pixels
 from snn_rl.agents.play import LayerActivity, Moment, Player
 
-WIDTH, HEIGHT = 960, 540
-"""Size of a drawing in pixels."""
+SIZE = 960, 540
+"""Width and height of a drawing in pixels."""
 
 _REACH = 8.0  # features stay within about this
 _TITLE, _BETWEEN = 24, 12  # heights of a panel's title, and between two panels
@@ -37,8 +37,8 @@ _WIDE = _Layout(
 
 
 def draw(moment: Moment) -> Pixels:
-    """The drawing of a moment: RGB [HEIGHT, WIDTH, 3]; the same moment gives the same pixels."""
-    canvas = Canvas(WIDTH, HEIGHT)
+    """The drawing of a moment: RGB [540, 960, 3]; the same moment gives the same pixels."""
+    canvas = Canvas(*SIZE)
     picture = moment.picture
     upright = picture is not None and picture.shape[0] > picture.shape[1]
     layout = _UPRIGHT if upright else _WIDE
@@ -54,11 +54,15 @@ def _draw_header(canvas: Canvas, moment: Moment) -> None:
     player = moment.player
     end = canvas.text(24, 44, player.env_id, size=23, bold=True, width=400)
     canvas.text(end + 16, 44, _describe(player), colour=MUTED, width=700 - end)
-    score = f"{moment.score:g}".replace("-", "−")
-    canvas.text(936, 44, score, size=23, bold=True, colour=ACCENT, anchor="rs")
-    canvas.text(856, 44, "score", size=13, colour=MUTED, anchor="rs")
-    canvas.text(800, 44, f"{moment.frame}", anchor="rs")
-    canvas.text(752, 44, "frame", size=13, colour=MUTED, anchor="rs")
+    right = 936.0
+    for label, value, size, colour, width in (
+        ("score", f"{moment.score:g}", 23, ACCENT, 70),
+        ("frame", f"{moment.frame}", 15, INK, 34),
+    ):
+        text = value.replace("-", "−")
+        left = canvas.text(right, 44, text, size=size, bold=size > 15, colour=colour, anchor="rs")
+        left = min(right - width, left) - 10
+        right = canvas.text(left, 44, label, size=13, colour=MUTED, anchor="rs") - 22
 
 
 def _describe(player: Player) -> str:
@@ -119,16 +123,16 @@ def _draw_q(canvas: Canvas, box: Box, moment: Moment) -> None:
         lead = 0.5 * float(value - q.mean()) / (moment.q_scale or 1.0)
         canvas.bar(line, 0, 1, REST)
         canvas.bar(line, 0.5, 0.5 + lead, ACCENT if chosen else COOL)
+        if pitch < 8:
+            continue  # no room for text
         shade, base = INK if chosen else MUTED, middle + 0.36 * size
         number = f"{value:.{decimals}f}".replace("-", "−")
         canvas.text(box.x, base, names[i], size=size, colour=shade, width=left - 4)
         canvas.text(box.x + box.width, base, number, size=size, colour=shade, anchor="rs")
 
 
-def _draw_layers(
-    canvas: Canvas, box: Box, layers: Sequence[LayerActivity], spiking: bool
-) -> None:
-    """A mosaic per hidden layer, in columns if there are many; the very last may be left out."""
+def _draw_layers(canvas: Canvas, box: Box, layers: Sequence[LayerActivity], spiking: bool) -> None:
+    """A mosaic per hidden layer, in columns if there are many."""
     if not layers:
         _title(canvas, box, "no hidden layers")
     columns = min(_LAYER_COLUMNS, -(-len(layers) // _LAYERS_PER_COLUMN))
@@ -147,6 +151,9 @@ def _draw_layers(
             shape = "×".join(str(n) for n in layer.activity.shape)
             rate = f"{layer.rate:.2f} {unit}" if spiking else f"{layer.rate:.0%} active"
             _title(canvas, place, f"{layer.name}  {shape}" if columns == 1 else layer.name, rate)
+    if left_out := len(layers) - len(shown):
+        middle = box.x + box.width / 2
+        canvas.text(middle, box.y + box.height + 16, f"and {left_out} more", size=12, anchor="mm")
     canvas.bloom(Box(box.x - 12, box.y, box.width + 24, box.height))
 
 

@@ -182,13 +182,14 @@ class _Watch:
         return q[0], next_state, layers
 
     def _layer(self, name: str, values: NDArray[np.float32]) -> LayerActivity:
+        activity: NDArray[np.float32]
         if self._spiking:
-            activity, rate = values / self._policy.timesteps, float(values.mean())
+            activity, rate = values / np.float32(self._policy.timesteps), float(values.mean())
         else:
             peak = max(SCALE_DECAY * self._peak.get(name, 0.0), float(values.max()))
-            activity, rate = values / (peak or 1.0), float((values > 0).mean())
+            activity, rate = values / np.float32(peak or 1.0), float((values > 0).mean())
             self._peak[name] = peak
-        faded = GLOW_DECAY * self._glow.get(name, np.zeros_like(activity))
+        faded = self._glow.get(name, np.zeros_like(activity)) * np.float32(GLOW_DECAY)
         self._glow[name] = np.maximum(activity, faded)
         return LayerActivity(name, activity, self._glow[name], rate)
 

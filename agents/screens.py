@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -20,8 +22,8 @@ Pixels = NDArray[np.uint8]
 
 GIF_FRAMES_PER_SECOND = 20.0
 """More makes a GIF large, and browsers slow GIFs down beyond 50; frames in between are left out."""
-_PALETTE_SAMPLES, _COLOURS = 24, 64
-_NO_DISPLAY = ("offscreen", "dummy")  # SDL's drivers that show nothing
+_SAMPLES, _HALF_PALETTE = 24, 64
+_NO_DISPLAY = "there is no display for a window: write a file instead, e.g. --video play.mp4"
 
 
 class Screen(Protocol):
@@ -44,12 +46,20 @@ class Screen(Protocol):
     ) -> None: ...
 
 
-def open_screen(video: Path | None, size: tuple[int, int], fps: float, title: str) -> Screen:
+def open_screen(
+    video: Path | None,
+    size: tuple[int, int],
+    fps: float,
+    *,
+    scale: float | None = None,
+    title: str = "",
+) -> Screen:
     """A window, or the file `video`, whose suffix says which kind.
 
     Args:
-        size: width and height in pixels, which pictures are resized to.
+        size: width and height in pixels of the pictures that will come.
         fps: pictures per second.
+        scale: factor on their size; None keeps it, and halves it in a GIF.
         title: of a window.
 
     Raises:
@@ -59,15 +69,15 @@ def open_screen(video: Path | None, size: tuple[int, int], fps: float, title: st
     # where there is no display, a complaint to stderr.
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     if video is None:
-        return Window(size, fps, title)
+        return Window(_scaled(size, scale or 1.0), fps, title)
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     match video.suffix.lower():
         case ".mp4":
-            return Mp4File(video, size, fps)
+            return Mp4File(video, _scaled(size, scale or 1.0), fps)
         case ".gif":
-            return GifFile(video, size, fps)
-        case suffix:
-            raise SnnRlError(f"a video's name ends in .mp4 or .gif, not in {suffix!r}")
+            return GifFile(video, _scaled(size, scale or 0.5), fps)
+        case _:
+            raise SnnRlError(f"a video's name ends in .mp4 or .gif, but {video.name!r} does not")
 
 
 class Window:
@@ -75,22 +85,20 @@ class Window:
 
     def __init__(self, size: tuple[int, int], fps: float, title: str) -> None:
         """Open the window. Raises SnnRlError if pygame or a display is missing."""
-        remedy = "write a file instead, e.g. --video play.mp4"
+        if not _has_display():
+            raise SnnRlError(_NO_DISPLAY)
         try:
-            import pygame
+            pygame: Any = import_module("pygame")
         except ImportError:
-            raise SnnRlError(
-                f'a window needs pygame: pip install "snn-rl[play]", or {remedy}'
-            ) from None
-        self._pygame: Any = pygame
-        chosen = os.environ.get("SDL_VIDEODRIVER")
+            raise SnnRlError('a window needs pygame: pip install "snn-rl[play]"') from None
         try:
             pygame.display.init()
-            if not chosen and pygame.display.get_driver() in _NO_DISPLAY:
-                raise SnnRlError(f"there is no display to open a window on: {remedy}")
+            if pygame.display.get_driver() == "offscreen":  # what SDL falls back to
+                raise SnnRlError(_NO_DISPLAY)
             self._surface = pygame.display.set_mode(size)
-        except pygame.error as error:
-            raise SnnRlError(f"a window cannot be opened ({error}): {remedy}") from None
+        except pygame.error:
+            raise SnnRlError(_NO_DISPLAY) from None
+        self._pygame = pygame
         pygame.display.set_caption(title)
         self._clock = pygame.time.Clock()
         self._size, self._fps = size, fps
@@ -113,6 +121,12 @@ class Window:
 
     def __exit__(self, *_: object) -> None:
         self._pygame.display.quit()
+
+
+def _has_display() -> bool:
+    """Whether it is worth a try; on Linux SDL complains on stderr where there is none."""
+    wanted = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
+    return sys.platform != "linux" or any(os.environ.get(name) for name in wanted)
 
 
 class _File:
@@ -194,7 +208,7 @@ class GifFile(_File):
     def _close(self, keep: bool) -> None:
         if not keep:
             return
-        samples = self._pngs[:: max(1, len(self._pngs) // _PALETTE_SAMPLES)]
+        samples = self._pngs[:: max(1, len(self._pngs) // _SAMPLES)]
         palette = _common_palette([_decoded(png) for png in samples])
         frames = (
             Image.fromarray(_decoded(png)).quantize(palette=palette, dither=Image.Dither.NONE)
@@ -211,12 +225,26 @@ class GifFile(_File):
 
 
 def _common_palette(pictures: Sequence[Pixels]) -> Image.Image:
-    """One palette for all: pixels that do not change then cost nothing."""
-    return Image.fromarray(np.concatenate(pictures)).quantize(_COLOURS, Image.Quantize.MAXCOVERAGE)
+    """One palette for all, so that what does not change costs nothing.
+
+    Half of it goes by area, which keeps the background, half by distance, which keeps a ball.
+    """
+    image = Image.fromarray(np.concatenate(pictures))
+    palette: list[int] = []
+    for method in (Image.Quantize.MEDIANCUT, Image.Quantize.MAXCOVERAGE):
+        palette += (image.quantize(_HALF_PALETTE, method).getpalette() or [])[: 3 * _HALF_PALETTE]
+    result = Image.new("P", (1, 1))
+    result.putpalette(palette)
+    return result
 
 
 def _decoded(png: NDArray[np.uint8]) -> Pixels:
-    return cv2.imdecode(png, cv2.IMREAD_COLOR).astype(np.uint8, copy=False)
+    return np.asarray(cv2.imdecode(png, cv2.IMREAD_COLOR), np.uint8)
+
+
+def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """Even numbers, as MP4 needs them."""
+    return 2 * round(size[0] * scale / 2), 2 * round(size[1] * scale / 2)
 
 
 def _resized(picture: Pixels, size: tuple[int, int]) -> Pixels:
@@ -225,4 +253,4 @@ def _resized(picture: Pixels, size: tuple[int, int]) -> Pixels:
         return picture
     smaller = picture.shape[1] > size[0]
     kind = cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
-    return cv2.resize(picture, size, interpolation=kind).astype(np.uint8, copy=False)
+    return np.asarray(cv2.resize(picture, size, interpolation=kind), np.uint8)
