@@ -68,15 +68,19 @@ def convert(
     timesteps: int,
     carry_membrane: bool = False,
     options: NeuronOptions | None = None,
+    fold: bool = True,
 ) -> Network:
     """Spiking network with the weights of `ann`, its thresholds balanced on `calibration`.
+
+    Args:
+        fold: False keeps batch-norm between layer and neurons, for a network that is trained as a
+            spiking one from its first weight on; `fold_batch_norm` folds it afterwards.
 
     Raises:
         ConversionError: names the layer that cannot be converted.
     """
     options = options or NeuronOptions()
-    folded = fold_batch_norm(ann)
-    spiking = _replace_activations(folded, options)
+    spiking = _replace_activations(fold_batch_norm(ann) if fold else ann, options)
     rescale_leaks(spiking, 1, timesteps)
     balance(
         spiking,

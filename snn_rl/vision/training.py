@@ -1,0 +1,358 @@
+"""Trains one stage on images: epochs, validation, the best weights kept, exact resume.
+
+All randomness of an update follows from the stage's seed, the epoch and the batch, so that a stage
+that was interrupted goes on exactly as if it had not been.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from snn_rl.conversion import fold_batch_norm
+from snn_rl.errors import SnnRlError
+from snn_rl.grid import snap
+from snn_rl.network import Network
+from snn_rl.sparsity import Masks, apply_masks
+from snn_rl.vision.augment import augment
+from snn_rl.vision.config import AugmentConfig, StageConfig
+from snn_rl.vision.data import Data, chunked
+from snn_rl.vision.evaluation import Evaluation, classify, evaluate
+from snn_rl.vision.hardware import Hardware
+from snn_rl.vision.learning import (
+    loss_of,
+    loss_scaler,
+    make_optimizer,
+    rate_factor,
+    set_dropout,
+    set_rate,
+)
+from snn_rl.vision.resume import Snapshot
+
+SECONDS_BETWEEN_SAVES = 60.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a stage stands. Rates are over the images of the current epoch so far."""
+
+    stage: str
+    epoch: int
+    epochs: int
+    images: int
+    """seen in this stage"""
+    total_images: int
+    seconds: float
+    learning_rate: float
+    loss: float
+    accuracy: float
+    """on augmented training images, 0 to 1"""
+    validation: float | None
+    """accuracy after the last epoch"""
+
+
+class Monitor(Protocol):
+    """Watches a training run."""
+
+    def progress(self, progress: Progress) -> None:
+        """Called after every update."""
+
+    def validated(self, progress: Progress, evaluation: Evaluation) -> None:
+        """Called after every epoch."""
+
+    def should_stop(self) -> bool:
+        """True ends training after the current update."""
+
+
+class Keeper(Protocol):
+    """Stores what an exact resume needs."""
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Replace what was stored before."""
+
+    def load(self, stage: str) -> Snapshot | None:
+        """What was stored for this stage, if anything."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage trains and how."""
+
+    name: str
+    timesteps: int
+    epochs: int
+    config: StageConfig
+    seed: int
+    teacher: Network | None = None
+    teacher_timesteps: int = 1
+    masks: Masks = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A trained stage: the network to keep, snapped to its grid, and how it came about."""
+
+    network: Network
+    validation: float
+    epochs: int
+    updates: int
+    seconds: float
+    interrupted: bool
+
+
+class StageTrainer:
+    """Trains one stage: call `run` once.
+
+    Args:
+        network: trained in place, in this process's memory layout.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        network: Network,
+        data: Data,
+        augmentation: AugmentConfig,
+        hardware: Hardware,
+        monitor: Monitor,
+        keeper: Keeper,
+    ) -> None:
+        self.stage, self.data, self.augmentation = stage, data, augmentation
+        self.hardware, self.monitor, self.keeper = hardware, monitor, keeper
+        self.network = hardware.place(network)
+        set_dropout(network, stage.config.dropout)
+        self.optimizer = make_optimizer(network, stage.config)
+        self.scaler = loss_scaler(hardware.precision, hardware.device)
+        self.parallel = hardware.parallel(network)
+        self.teacher = None
+        if stage.teacher is not None and stage.config.distill > 0:
+            self.teacher = hardware.place(stage.teacher.clone()).eval()
+        total = len(data.train.labels)
+        self.batch = min(stage.config.batch, total)
+        self.per_epoch = total // self.batch  # the rest of an epoch's images waits for the next
+        if self.batch < hardware.world:
+            raise SnnRlError(f"a batch of {self.batch} cannot be shared by {hardware.world}")
+        self.epoch = self.done = 0  # finished epochs, finished updates of the current one
+        self.seconds = 0.0
+        self.best: dict[str, Tensor] | None = None
+        self.best_accuracy = -1.0
+        self.last_accuracy: float | None = None
+        self.sums = torch.zeros(3, dtype=torch.float64)  # images, correct, loss: of this epoch
+
+    def run(self) -> Result:
+        """Train until the epochs are used up or the monitor asks to stop.
+
+        Raises:
+            FloatingPointError: the loss is not finite.
+        """
+        self._resume()
+        began, before, saved = time.monotonic(), self.seconds, time.monotonic()
+        stopped = False
+        while self.epoch < self.stage.epochs and not stopped:
+            for images, labels in self._batches():
+                self._update(images, labels)
+                self.seconds = before + time.monotonic() - began
+                self.monitor.progress(self._progress())
+                stopped = self.hardware.any(self.monitor.should_stop())
+                if stopped:
+                    break
+                if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
+                    self._save()
+                    saved = time.monotonic()
+            if self.done == self.per_epoch and not stopped:
+                self._finish_epoch()
+        if stopped:
+            self._save()
+        return self._result(stopped)
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """This process's batches of the current epoch that are still to come, on the device."""
+        seed = derived_seed(self.stage.seed, self.epoch)
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(self.data.train.labels), generator=generator)
+        chunks = chunked(order, self.batch)[self.done : self.per_epoch]
+        shares = [self.hardware.share(chunk) for chunk in chunks]
+        device = self.hardware.device
+        for images, labels in self.data.train.batches(shares, seed):
+            yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+
+    def _update(self, images: Tensor, labels: Tensor) -> None:
+        config, index = self.stage.config, self.epoch * self.per_epoch + self.done
+        seed = derived_seed(self.stage.seed, self.epoch, self.done, self.hardware.rank)
+        torch.manual_seed(seed)  # dropout
+        changes = self.augmentation
+        images = augment(
+            images,
+            torch.Generator().manual_seed(seed),
+            crop=changes.crop,
+            flip=changes.flip,
+            cutout=changes.cutout,
+        )
+        set_rate(self.optimizer, rate_factor(config, index / (self.stage.epochs * self.per_epoch)))
+        self.network.train()
+        with self.hardware.autocast():
+            targets = self._teacher_logits(images)
+            logits = self._logits(images)
+            loss = loss_of(logits.float(), labels, targets, config)
+        self.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        if config.max_grad_norm:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.max_grad_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.network.constrain()
+        apply_masks(self.network, self.stage.masks)
+        value, count = float(loss.detach()), len(labels)
+        if not np.isfinite(value):
+            raise FloatingPointError(
+                f"stage {self.stage.name}: the loss is not finite; lower its learning_rate"
+            )
+        correct = int((logits.detach().argmax(1) == labels).sum())
+        self.sums += torch.tensor([count, correct, value * count], dtype=torch.float64)
+        self.done += 1
+
+    def _logits(self, images: Tensor) -> Tensor:
+        state = self.network.initial_state(len(images))
+        output, _ = self.parallel(
+            images[None], state, timesteps=self.stage.timesteps, carry_membrane=False
+        )
+        logits: Tensor = output[0]
+        return logits
+
+    def _teacher_logits(self, images: Tensor) -> Tensor | None:
+        if self.teacher is None:
+            return None
+        with torch.no_grad():
+            return classify(self.teacher, images, self.stage.teacher_timesteps).float()
+
+    def _finish_epoch(self) -> None:
+        """Validate the network as it would be saved; keep the best weights."""
+        progress = self._progress()
+        self.hardware.share_buffers(self.network)
+        network = deployed(self.network, self.stage.timesteps)
+        found = evaluate(network, self.data.validation, self.stage.timesteps, self.hardware)
+        self.epoch, self.done = self.epoch + 1, 0
+        self.sums.zero_()
+        self.last_accuracy = found.accuracy
+        if found.accuracy >= self.best_accuracy:
+            self.best_accuracy = found.accuracy
+            self.best = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
+        self.monitor.validated(progress, found)
+
+    def _progress(self) -> Progress:
+        seen, correct, loss = self.sums.tolist()
+        updates = self.epoch * self.per_epoch + self.done
+        return Progress(
+            stage=self.stage.name,
+            epoch=self.epoch + 1,
+            epochs=self.stage.epochs,
+            images=updates * self.batch,
+            total_images=self.stage.epochs * self.per_epoch * self.batch,
+            seconds=self.seconds,
+            learning_rate=self.optimizer.param_groups[0]["lr"],
+            loss=loss / max(seen, 1),
+            accuracy=correct / max(seen, 1),
+            validation=self.last_accuracy,
+        )
+
+    def _result(self, interrupted: bool) -> Result:
+        network = self.network
+        if self.best is not None:
+            network = network.clone()
+            network.load_state_dict(self.best)
+        network = deployed(network, self.stage.timesteps)
+        accuracy = self.best_accuracy
+        if self.best is None:  # no epoch was finished
+            accuracy = evaluate(
+                network, self.data.validation, self.stage.timesteps, self.hardware
+            ).accuracy
+        return Result(
+            network=network,
+            validation=accuracy,
+            epochs=self.epoch,
+            updates=self.epoch * self.per_epoch + self.done,
+            seconds=self.seconds,
+            interrupted=interrupted,
+        )
+
+    def _save(self) -> None:
+        if not self.hardware.leads:
+            return
+        facts = {
+            "epoch": self.epoch,
+            "done": self.done,
+            "seconds": self.seconds,
+            "best_accuracy": self.best_accuracy,
+            "last_accuracy": self.last_accuracy,
+            "scaler": self.scaler.state_dict(),
+        }
+        tensors = {
+            "network": self.network.state_dict(),
+            "best": self.best or {},
+            "optimizer": _flat(self.optimizer.state_dict()["state"]),
+            "epoch": {"sums": self.sums},
+        }
+        self.keeper.save(Snapshot(self.stage.name, facts, tensors))
+
+    def _resume(self) -> None:
+        snapshot = self.keeper.load(self.stage.name)
+        if snapshot is None:
+            return
+        facts, tensors = snapshot.facts, snapshot.tensors
+        self.epoch, self.done = int(facts["epoch"]), int(facts["done"])
+        self.seconds, self.best_accuracy = float(facts["seconds"]), float(facts["best_accuracy"])
+        self.last_accuracy = facts["last_accuracy"]
+        self.sums = tensors["epoch"]["sums"]
+        self.network.load_state_dict(dict(tensors["network"]))
+        hardware = self.hardware
+        best = tensors.get("best", {})
+        self.best = {n: value.to(hardware.device) for n, value in best.items()} or None
+        groups = self.optimizer.state_dict()["param_groups"]
+        state = _nested(tensors.get("optimizer", {}), hardware)
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        if facts["scaler"]:
+            self.scaler.load_state_dict(facts["scaler"])
+
+
+def deployed(network: Network, timesteps: int) -> Network:
+    """The network as it is saved and scored: a copy on its weight grid.
+
+    A spiking network's batch-norm (binary networks trained as such) is folded; an ANN keeps its.
+    """
+    copy = network.clone().eval()
+    if copy.spiking and any(node.op == "batchnorm" for node in copy.nodes):
+        copy = fold_batch_norm(copy)
+    set_dropout(copy, 0.0)
+    snap(copy, timesteps)
+    return copy
+
+
+def derived_seed(*parts: int) -> int:
+    """A seed of 63 bits that follows from all parts."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _flat(state: Mapping[int, Mapping[str, Any]]) -> dict[str, Tensor]:
+    """An optimiser's state as tensors named '<parameter>.<key>'."""
+    return {
+        f"{index}.{key}": torch.as_tensor(value)
+        for index, values in state.items()
+        for key, value in values.items()
+        if value is not None
+    }
+
+
+def _nested(tensors: Mapping[str, Tensor], hardware: Hardware) -> dict[int, dict[str, Tensor]]:
+    """The reverse of `_flat`; fused optimisers need their state in the parameters' layout."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        index, _, key = name.partition(".")
+        state.setdefault(int(index), {})[key] = hardware.laid_out(value)
+    return state
