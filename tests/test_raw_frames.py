@@ -15,12 +15,9 @@ from snn_rl.agents.agent import Agent
 from snn_rl.envs import AtariVector, make_vector
 from snn_rl.envs.pictures import AtariPictures
 
-PONG, PACMAN, BREAKOUT = "PongNoFrameskip-v4", "ALE/MsPacman-v5", "ALE/Breakout-v5"
+PONG, PACMAN = "PongNoFrameskip-v4", "ALE/MsPacman-v5"
+LASER_GATES = "ALE/LaserGates-v5"  # 250 lines; a colour that is another grey in OpenCV's formula
 SEED = 7
-
-
-def copy_of(agent: Agent) -> Agent:
-    return Agent(agent.policy, agent.pipeline, agent.card)
 
 
 def game(agent: Agent, screens: Any, sticky: float | None) -> Iterator[tuple[Any, ...]]:
@@ -48,7 +45,8 @@ def gymnasium_screens(vector: AtariVector, info: dict[str, Any]) -> tuple[Any, A
 
 def vector_screens(vector: AtariVector, _: dict[str, Any]) -> tuple[Any, Any]:
     """Those of ALE's vector environment, sticky actions included."""
-    pictures = AtariPictures(vector.game, (210, 160), vector.game.sticky)
+    height = 250 if vector.game.rom == "laser_gates" else 210
+    pictures = AtariPictures(vector.game, (height, 160), vector.game.sticky)
     return pictures.begin(SEED), pictures.follow
 
 
@@ -57,26 +55,27 @@ def vector_screens(vector: AtariVector, _: dict[str, Any]) -> tuple[Any, Any]:
     [
         (PONG, gymnasium_screens, 0.0, None),
         (PACMAN, vector_screens, None, None),
-        (BREAKOUT, vector_screens, None, 250),
+        (LASER_GATES, vector_screens, None, 250),
     ],
 )
 def test_raw_screens_and_frames_give_the_same_game(
     env_id: str, screens: Any, sticky: float | None, limit: int | None
 ) -> None:
     agent = untrained_agent(env_id)
-    raw, batched = copy_of(agent), copy_of(agent)
+    raw = Agent(agent.policy, agent.pipeline, agent.card)
     actions: list[int] = []
     values: list[NDArray[Any]] = []
     for frame, screen, q in game(agent, screens, sticky):
-        assert (frame.shape, screen.shape) == ((1, 84, 84), (210, 160, 3))
-        np.testing.assert_array_equal(raw.q_values(screen), q)
-        actions.append(int(batched.act(screen[None])[0]))
-        assert actions[-1] == int(q.argmax())
+        assert (frame.shape, screen.shape) == ((1, 84, 84), agent.pipeline.raw_shape)
+        actions.append(int(q.argmax()))
         values.append(q)
+        if len(actions) % 2:
+            np.testing.assert_array_equal(raw.q_values(screen), q)
+        else:
+            assert raw.act(screen[None]).tolist() == actions[-1:]
+        assert all(a.equal(b) for a, b in zip(agent.state or (), raw.state or (), strict=True))
         if len(actions) == limit:
             break
     assert limit is not None or len(actions) > 300
     assert len(set(actions)) > 1, "it plays one action only"
     assert len(np.unique(values, axis=0)) > 20, "its values hardly change"
-    states = zip(agent.state or (), raw.state or (), batched.state or (), strict=True)
-    assert all(a.equal(b) and a.equal(c) for a, b, c in states)
