@@ -170,3 +170,14 @@ def rates_per_neuron(
             )
         rates[name] = rate.expand(layer.shape)
     return rates
+
+
+@torch.no_grad()
+def activation_densities(ann: Network, x: Tensor) -> dict[str, float]:
+    """Share of non-zero outputs of every ReLU, by name, on frames [frames, batch, ...]."""
+    values, _ = ann._run(x, ann.initial_state(x.shape[1]), None, None, 1, None, None)
+    return {
+        node.name: int(values[node.name].count_nonzero()) / values[node.name].numel()
+        for node in ann.nodes
+        if node.op == "relu"
+    }

@@ -5,13 +5,18 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from snn_rl.commands.output import INTERRUPTED, say
+from snn_rl.commands.output import INTERRUPTED, say, show, show_json
 from snn_rl.errors import SnnRlError
+
+if TYPE_CHECKING:
+    from snn_rl.energy import EnergyReport
+    from snn_rl.vision.config import VisionConfig
 
 RUNS = Path("runs") / "vision"
 
@@ -26,6 +31,13 @@ SetOption = Annotated[
 ]
 DataOption = Annotated[
     Path | None, typer.Option(help="Folder that holds the data set's files [data].")
+]
+RunArgument = Annotated[
+    Path | None, typer.Argument(help="Run folder, or one of its stages [newest run].")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON list on stdout.")]
+LimitOption = Annotated[
+    int | None, typer.Option(min=1, help="Look at so many test images only [all].")
 ]
 
 
@@ -62,8 +74,8 @@ def train(
     Under torchrun its processes share every batch.
     """
     from snn_rl.settings import merge, parse_overrides, read_yaml, shipped, validate
+    from snn_rl.vision.classifier import CONFIG
     from snn_rl.vision.config import VisionConfig
-    from snn_rl.vision.run import CONFIG
 
     given: dict[str, Any] = {
         "dataset": dataset,
@@ -90,19 +102,106 @@ def train(
     folder = run_dir or _new_folder(f"{settings.dataset}-{settings.model}")
     if not resume and (folder / CONFIG).exists():
         raise SnnRlError(f"{folder} already holds a run: add --resume or choose another --run-dir")
-    train_run(settings, folder)
+    _train(settings, folder)
 
 
-def train_run(settings: Any, folder: Path) -> None:
+@app.command()
+def evaluate(
+    run: RunArgument = None,
+    timesteps: Annotated[
+        int | None, typer.Option(min=1, help="Run spiking stages at another T.")
+    ] = None,
+    data: DataOption = None,
+    limit: LimitOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Accuracy, spike rates and energy of every stage of a run on the test set."""
+    from snn_rl.vision.classifier import CONFIG
+    from snn_rl.vision.scoring import save_evaluation
+    from snn_rl.vision.tables import evaluation_table
+
+    folder = run or _newest_run()
+    rows = [row for row, _ in _scores(folder, data, limit, timesteps)]
+    if (folder / CONFIG).is_file() and timesteps is None and limit is None:
+        save_evaluation(folder, rows)
+    if as_json:
+        show_json(rows)
+    else:
+        show(evaluation_table(rows))
+
+
+@app.command()
+def energy(
+    run: RunArgument = None,
+    data: DataOption = None,
+    limit: LimitOption = 1000,
+    as_json: JsonOption = False,
+) -> None:
+    """Operations, memory accesses and energy per image, layer by layer, at real spike rates."""
+    from snn_rl.console import energy_tables
+    from snn_rl.vision.tables import memory_table
+
+    folder = run or _newest_run()
+    reports = {row["stage"]: found for row, found in _scores(folder, data, limit, None)}
+    if as_json:
+        show_json([{"stage": name} | found.to_dict() for name, found in reports.items()])
+        return
+    for name, found in reports.items():
+        show(*energy_tables(name, found))
+    show(memory_table(reports))
+
+
+@app.command()
+def report(run: RunArgument = None) -> None:
+    """Write report.md with the tables and figures of a run."""
+    from snn_rl.vision.report import write_report
+
+    sys.stdout.write(f"{write_report(run or _newest_run())}\n")
+
+
+@app.command()
+def experiment(
+    name: Annotated[str | None, typer.Argument(help="Leave it out for a list.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Run of the experiment to do.")] = None,
+    data: DataOption = None,
+    set_: SetOption = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the runs [runs/vision/NAME].")
+    ] = None,
+) -> None:
+    """Do the paper's experiments: train every run, evaluate it, compare. Finished runs are kept."""
+    from snn_rl.checkpoint import write_text
+    from snn_rl.settings import merge, parse_overrides
+    from snn_rl.vision.experiments import comparison, experiments, load_experiment, settings_of_run
+    from snn_rl.vision.scoring import read_evaluation
+
+    if name is None:
+        sys.stdout.write("".join(f"{n:8} {load_experiment(n).about}\n" for n in experiments()))
+        return
+    plan, folder = load_experiment(name), run_dir or RUNS / name
+    if unknown := set(only or []) - plan.runs.keys():
+        raise SnnRlError(f"{name} has no run {sorted(unknown)}; there are {', '.join(plan.runs)}")
+    changes = merge({"data": str(data)} if data else {}, parse_overrides(set_ or []))
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for run in only or plan.runs:
+        settings = settings_of_run(plan, run, folder, changes)
+        _train(settings, folder / run)
+        evaluate(folder / run)
+        report(folder / run)
+        rows[run] = read_evaluation(folder / run)
+        write_text(folder / "comparison.md", comparison(plan, rows))
+    sys.stdout.write(f"{folder / 'comparison.md'}\n")
+
+
+def _train(settings: VisionConfig, folder: Path) -> None:
     """Train one run into `folder`; Ctrl-C saves and exits."""
     import torch
 
     from snn_rl.agents.monitors import StopFlag
     from snn_rl.vision.datasets import load_data
     from snn_rl.vision.hardware import open_hardware
-    from snn_rl.vision.monitor import FileMonitor, LineMonitor, MonitorGroup
+    from snn_rl.vision.monitor import FileMonitor, LineMonitor, Monitor, MonitorGroup
     from snn_rl.vision.run import Interrupted, Run
-    from snn_rl.vision.training import Monitor
 
     torch.set_num_threads(settings.threads)
     stop, files = StopFlag(), FileMonitor(folder)
@@ -125,6 +224,44 @@ def train_run(settings: Any, folder: Path) -> None:
             files.close()
     if hardware.leads:
         say(f"done: snn-rl vision evaluate {shlex.quote(str(folder))}")
+
+
+def _scores(
+    folder: Path, data: Path | None, limit: int | None, timesteps: int | None
+) -> Iterator[tuple[dict[str, Any], EnergyReport]]:
+    """Row and energy of every stage on the test set."""
+    from snn_rl.vision.classifier import load_classifier, stage_folders
+    from snn_rl.vision.datasets import load_data
+    from snn_rl.vision.hardware import open_hardware
+    from snn_rl.vision.scoring import ann_densities, score, settings_of
+
+    stages = stage_folders(folder)
+    settings = settings_of(folder, data)
+    anns = [Path(settings.ann_from)] if settings.ann_from else []
+    with open_hardware(
+        settings.device, "float32", channels_last=settings.channels_last
+    ) as hardware:
+        test = load_data(settings).test
+        densities = ann_densities([*stages, *anns], test, hardware)
+        for stage in stages:
+            say(f"evaluating {stage} ...")
+            yield score(
+                load_classifier(stage),
+                test,
+                hardware,
+                timesteps=timesteps,
+                limit=limit,
+                densities=densities,
+            )
+
+
+def _newest_run() -> Path:
+    from snn_rl.vision.classifier import CONFIG
+
+    runs = [path.parent for path in RUNS.glob(f"*/*/{CONFIG}")]
+    if not runs:
+        raise SnnRlError("there is no run yet: start one with snn-rl vision train")
+    return max(runs, key=lambda run: (run / CONFIG).stat().st_mtime)
 
 
 def _new_folder(name: str) -> Path:

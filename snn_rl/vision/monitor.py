@@ -1,20 +1,51 @@
-"""Records of a run: metrics.jsonl, TensorBoard and lines for the person who watches."""
+"""Watching a run: its progress, metrics.jsonl, TensorBoard and lines for the person who watches."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 from torch.utils.tensorboard import SummaryWriter
 
 from snn_rl.vision.evaluation import Evaluation
-from snn_rl.vision.training import Monitor, Progress
 
 METRICS = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a stage stands. Rates are over the images of the current epoch so far."""
+
+    stage: str
+    epoch: int
+    epochs: int
+    images: int
+    """seen in this stage"""
+    total_images: int
+    seconds: float
+    learning_rate: float
+    loss: float
+    accuracy: float
+    """on augmented training images, 0 to 1"""
+    validation: float | None
+    """accuracy after the last epoch"""
+
+
+class Monitor(Protocol):
+    """Watches a training run."""
+
+    def progress(self, progress: Progress) -> None:
+        """Called after every update."""
+
+    def validated(self, progress: Progress, evaluation: Evaluation) -> None:
+        """Called after every epoch."""
+
+    def should_stop(self) -> bool:
+        """True ends training after the current update."""
 
 
 class FileMonitor:

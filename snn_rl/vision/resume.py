@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -25,6 +26,16 @@ class Snapshot:
     stage: str
     facts: Mapping[str, Any]
     tensors: Mapping[str, Mapping[str, Tensor]]
+
+
+class Keeper(Protocol):
+    """Stores what an exact resume needs."""
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Replace what was stored before."""
+
+    def load(self, stage: str) -> Snapshot | None:
+        """What was stored for this stage, if anything."""
 
 
 @dataclass(frozen=True)
@@ -75,3 +86,25 @@ class ResumeFile:
     def clear(self) -> None:
         """Forget the snapshot: its stage is finished."""
         (self.folder / FILE).unlink(missing_ok=True)
+
+
+def flat_state(state: Mapping[int, Mapping[str, Any]]) -> dict[str, Tensor]:
+    """An optimiser's state as tensors named '<parameter>.<key>'."""
+    return {
+        f"{index}.{key}": torch.as_tensor(value)
+        for index, values in state.items()
+        for key, value in values.items()
+        if value is not None
+    }
+
+
+def nested_state(
+    tensors: Mapping[str, Tensor], laid_out: Callable[[Tensor], Tensor]
+) -> dict[int, dict[str, Tensor]]:
+    """The reverse of `flat_state`; `laid_out` brings a tensor into its parameter's memory layout,
+    in which fused optimisers need it."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        index, _, key = name.partition(".")
+        state.setdefault(int(index), {})[key] = laid_out(value)
+    return state

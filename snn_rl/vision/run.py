@@ -22,18 +22,18 @@ from snn_rl.neuron import Surrogate
 from snn_rl.pruning import even_split, temporal_pruning
 from snn_rl.sparsity import Masks, apply_masks, magnitude_masks
 from snn_rl.tracing import trace
+from snn_rl.vision.classifier import ANN, CONFIG, PRUNED
 from snn_rl.vision.config import VisionConfig
 from snn_rl.vision.data import Data
-from snn_rl.vision.evaluation import evaluate
+from snn_rl.vision.evaluation import evaluate, measure_batch_norm
 from snn_rl.vision.hardware import Hardware
 from snn_rl.vision.models import PIXEL_SCALE, Options, build_model
+from snn_rl.vision.monitor import Monitor
 from snn_rl.vision.resume import ResumeFile
-from snn_rl.vision.training import Monitor, Result, Stage, StageTrainer, derived_seed
+from snn_rl.vision.training import Result, Stage, StageTrainer, derived_seed
 
 log = logging.getLogger(__name__)
 
-CONFIG = "config.yaml"
-ANN, PRUNED = "ann", "pruned"
 RATE_IMAGES = 1000
 CALIBRATION, PRUNING = 1_000_000, 2_000_000  # places among the stages' seeds
 
@@ -164,6 +164,7 @@ class Run:
         """Binary activations trained as such: spiking at T = 1 from random weights, with
         batch-norm between layer and neurons (Table 3's rivals)."""
         network = self._fresh(self.config.spiking.dropout)
+        measure_batch_norm(network, self._calibration().frames)
         network = self._convert(network, 1, fold=False)
         spiking = self.config.spiking
         stage = Stage("T1", 1, spiking.epochs_of(1), spiking, self._seed(1))

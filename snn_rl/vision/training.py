@@ -7,9 +7,8 @@ that was interrupted goes on exactly as if it had not been.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from snn_rl.sparsity import Masks, apply_masks
 from snn_rl.vision.augment import augment
 from snn_rl.vision.config import AugmentConfig, StageConfig
 from snn_rl.vision.data import Data, chunked
-from snn_rl.vision.evaluation import Evaluation, classify, evaluate
+from snn_rl.vision.evaluation import classify, evaluate
 from snn_rl.vision.hardware import Hardware
 from snn_rl.vision.learning import (
     loss_of,
@@ -33,51 +32,10 @@ from snn_rl.vision.learning import (
     set_dropout,
     set_rate,
 )
-from snn_rl.vision.resume import Snapshot
+from snn_rl.vision.monitor import Monitor, Progress
+from snn_rl.vision.resume import Keeper, Snapshot, flat_state, nested_state
 
 SECONDS_BETWEEN_SAVES = 60.0
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a stage stands. Rates are over the images of the current epoch so far."""
-
-    stage: str
-    epoch: int
-    epochs: int
-    images: int
-    """seen in this stage"""
-    total_images: int
-    seconds: float
-    learning_rate: float
-    loss: float
-    accuracy: float
-    """on augmented training images, 0 to 1"""
-    validation: float | None
-    """accuracy after the last epoch"""
-
-
-class Monitor(Protocol):
-    """Watches a training run."""
-
-    def progress(self, progress: Progress) -> None:
-        """Called after every update."""
-
-    def validated(self, progress: Progress, evaluation: Evaluation) -> None:
-        """Called after every epoch."""
-
-    def should_stop(self) -> bool:
-        """True ends training after the current update."""
-
-
-class Keeper(Protocol):
-    """Stores what an exact resume needs."""
-
-    def save(self, snapshot: Snapshot) -> None:
-        """Replace what was stored before."""
-
-    def load(self, stage: str) -> Snapshot | None:
-        """What was stored for this stage, if anything."""
 
 
 @dataclass(frozen=True)
@@ -296,7 +254,7 @@ class StageTrainer:
         tensors = {
             "network": self.network.state_dict(),
             "best": self.best or {},
-            "optimizer": _flat(self.optimizer.state_dict()["state"]),
+            "optimizer": flat_state(self.optimizer.state_dict()["state"]),
             "epoch": {"sums": self.sums},
         }
         self.keeper.save(Snapshot(self.stage.name, facts, tensors))
@@ -315,7 +273,7 @@ class StageTrainer:
         best = tensors.get("best", {})
         self.best = {n: value.to(hardware.device) for n, value in best.items()} or None
         groups = self.optimizer.state_dict()["param_groups"]
-        state = _nested(tensors.get("optimizer", {}), hardware)
+        state = nested_state(tensors.get("optimizer", {}), hardware.laid_out)
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         if facts["scaler"]:
             self.scaler.load_state_dict(facts["scaler"])
@@ -337,22 +295,3 @@ def deployed(network: Network, timesteps: int) -> Network:
 def derived_seed(*parts: int) -> int:
     """A seed of 63 bits that follows from all parts."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def _flat(state: Mapping[int, Mapping[str, Any]]) -> dict[str, Tensor]:
-    """An optimiser's state as tensors named '<parameter>.<key>'."""
-    return {
-        f"{index}.{key}": torch.as_tensor(value)
-        for index, values in state.items()
-        for key, value in values.items()
-        if value is not None
-    }
-
-
-def _nested(tensors: Mapping[str, Tensor], hardware: Hardware) -> dict[int, dict[str, Tensor]]:
-    """The reverse of `_flat`; fused optimisers need their state in the parameters' layout."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = hardware.laid_out(value)
-    return state

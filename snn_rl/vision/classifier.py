@@ -1,0 +1,86 @@
+"""A saved classifier: its network, what it sees and what it knows the classes by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from snn_rl import checkpoint
+from snn_rl.errors import CheckpointError
+from snn_rl.network import Network
+from snn_rl.vision.evaluation import classify
+
+CONFIG, EVALUATION = "config.yaml", "evaluation.json"
+ANN, PRUNED = "ann", "pruned"
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A network with its card; `timesteps` is T of its stage."""
+
+    network: Network
+    timesteps: int
+    card: dict[str, Any]
+
+    @property
+    def stage(self) -> str:
+        """ann, T5 ... T1, or pruned."""
+        return str(self.card["stage"])
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Names of the classes, by label."""
+        names: Sequence[str] = self.card["dataset"]["classes"]
+        return names
+
+    @torch.no_grad()
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits [batch, classes] of uint8 RGB images [batch, channels, height, width].
+
+        Raises:
+            ValueError: images of another shape or type.
+        """
+        return classify(self.network.eval(), images, self.timesteps)
+
+    def predict(self, images: Tensor) -> list[str]:
+        """Name of the most likely class of every image."""
+        return [self.classes[label] for label in self.logits(images).argmax(1).tolist()]
+
+
+def load_classifier(folder: Path) -> Classifier:
+    """Classifier from a stage's folder.
+
+    Raises:
+        CheckpointError: one sentence on what is wrong with the folder.
+    """
+    network, card = checkpoint.load(folder)
+    dataset = card.get("dataset")
+    if card.get("task") != "classification" or not isinstance(dataset, dict):
+        raise CheckpointError(f"{folder} holds no image classifier")
+    return Classifier(network, int(card["timesteps"]), card)
+
+
+def stage_folders(folder: Path) -> list[Path]:
+    """Folders of a run's finished stages, ANN first, then falling T; or `folder` if it is one.
+
+    Raises:
+        CheckpointError: neither.
+    """
+    if (folder / checkpoint.CARD).is_file():
+        return [folder]
+    # Names with a dot in front are what an interrupted save left behind.
+    found = [path.parent for path in folder.glob(f"[!.]*/{checkpoint.CARD}")]
+    if not found:
+        raise CheckpointError(f"{folder} holds no finished stage: name a run of vision train")
+    return sorted(found, key=_order)
+
+
+def _order(folder: Path) -> tuple[int, int, str]:
+    name = folder.name
+    rank = 0 if name == ANN else 2 if name.startswith(PRUNED) else 1
+    return rank, -int(checkpoint.read_card(folder)["timesteps"]), name

@@ -1,0 +1,182 @@
+"""`snn-rl vision` as a person uses it: runs, reports, experiments, interruption, two processes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from test_vision_data import binary_cifar10, tree
+
+from snn_rl import cli
+from snn_rl.checkpoint import load
+from snn_rl.settings import shipped, validate
+from snn_rl.vision.classifier import load_classifier
+from snn_rl.vision.config import VisionConfig
+from snn_rl.vision.experiments import (
+    experiments,
+    load_experiment,
+    presets,
+    settings_of_run,
+)
+from snn_rl.vision.resume import FILE
+
+COMMAND = [sys.executable, "-m", "snn_rl.cli", "vision"]
+SMALL = [
+    *("--set", "validation=4", "--set", "timesteps=2", "--set", "neurons.calibration=8"),
+    *("--set", "ann={epochs: 1, batch: 8}"),
+    *("--set", "spiking={epochs: 1, batch: 8, epochs_at: {}}"),
+]
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def cifar(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    binary_cifar10(folder)
+    return folder
+
+
+@pytest.fixture
+def call(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Call:
+    """The entry point without a new process, in an empty folder."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["snn-rl", "vision", *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        output = capsys.readouterr()
+        return int(end.value.code or 0), output.out, output.err
+
+    monkeypatch.chdir(tmp_path)
+    return run
+
+
+def test_train_evaluate_energy_report(call: Call, cifar: Path, tmp_path: Path) -> None:
+    code, out, err = call("train", "--data", str(cifar), *SMALL)
+    assert (code, out) == (0, ""), err
+    assert err.splitlines()[0].startswith(
+        "training small on cifar10 into runs/vision/cifar10-small/"
+    )
+    (run,) = (tmp_path / "runs" / "vision" / "cifar10-small").iterdir()
+    assert {path.name for path in run.iterdir()} == {
+        *("ann", "T2", "T1", "config.yaml", "metrics.jsonl", "tensorboard")
+    }
+    code, out, _ = call("evaluate", "--json")
+    rows = json.loads(out)
+    assert [row["stage"] for row in rows] == ["ann", "T2", "T1"]
+    assert all(row["images"] == 4 for row in rows)
+    assert rows[0]["alpha"] == 1
+    assert rows[0]["ann_zero_skipping"] > 1
+    assert json.loads((run / "evaluation.json").read_text()) == rows
+    code, out, _ = call("energy", str(run), "--json")
+    energies = json.loads(out)
+    assert [found["macs"] for found in energies] == [rows[0]["macs"]] * 3
+    code, out, _ = call("energy", str(run / "T1"))
+    assert code == 0
+    assert "memory accesses" in out
+    code, out, _ = call("report")
+    text = (run / "report.md").read_text()
+    assert code == 0
+    for figure in ("accuracy", "spike_rates", "energy", "learning"):
+        assert f"(figures/{figure}.png)" in text
+        assert (run / "figures" / f"{figure}.png").stat().st_size > 5000
+
+
+def test_mistakes_are_one_sentence_and_leave_nothing(call: Call, tmp_path: Path) -> None:
+    for arguments, message in (
+        (["train", "--data", "nowhere"], "nowhere holds no CIFAR-10"),
+        (["train", "--model", "vgg19"], "model"),
+        (["train", "--set", "ann.epoch=3"], "did you mean 'epochs'"),
+        (["train", "--resume"], "--resume needs --run-dir"),
+        (["evaluate"], "there is no run yet"),
+        (["evaluate", "nowhere"], "holds no finished stage"),
+        (["report", "nowhere"], "holds no run"),
+        (["experiment", "table9"], "there is no experiment 'table9'"),
+    ):
+        code, out, err = call(*arguments)
+        assert (code, out) == (2, ""), arguments
+        assert message in err
+        assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_saves_and_resume_goes_on(call: Call, cifar: Path, tmp_path: Path) -> None:
+    endless = ["train", "--data", str(cifar), *SMALL, "--set", "ann.epochs=100000"]
+    command = [*COMMAND, *endless, "--run-dir", "run"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 100
+    while not (tmp_path / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "--run-dir run --resume goes on from there" in err
+    assert (tmp_path / "run" / FILE).is_file()
+    assert not (tmp_path / "run" / "ann").exists()
+    code, _, err = call("train", "--run-dir", "run", "--resume", "--set", "ann.epochs=1")
+    assert code == 0, err
+    assert (tmp_path / "run" / "T1" / "agent.json").is_file()
+
+
+def test_two_processes_share_the_batches(call: Call, cifar: Path, tmp_path: Path) -> None:
+    """DistributedDataParallel over gloo: one run folder, the same updates as one process."""
+    options = ["train", "--data", str(cifar), *SMALL, "--set", "augment={crop: 0, flip: false}"]
+    options += ["--set", "batch_norm=false", "--set", "ann.epochs=2", "--device", "cpu"]
+    options += ["--until", "2"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    both = [*torchrun, "--nproc-per-node", "2", "-m", "snn_rl.cli", "vision", *options]
+    done = subprocess.run(
+        [*both, "--run-dir", "two"], cwd=tmp_path, capture_output=True, text=True, timeout=110
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    code, _, err = call(*options, "--run-dir", "one")
+    assert code == 0, err
+    two, one = (load(tmp_path / name / "ann")[0].state_dict() for name in ("two", "one"))
+    for name, value in one.items():
+        assert (two[name] - value).abs().max() < 2e-3, name
+    made = load_classifier(tmp_path / "two" / "T2").card["provenance"]
+    assert made["hardware"].startswith("2 x ")
+
+
+def test_an_experiment_compares_its_runs(call: Call, cifar: Path, tmp_path: Path) -> None:
+    small = ["--set", "model=small", "--set", "augment.crop=1"]
+    code, out, err = call("experiment", "table4", "--data", str(cifar), *SMALL, *small)
+    assert code == 0, err
+    text = Path(out.splitlines()[-1]).read_text()
+    assert "| gradual |" in text
+    assert "| direct |" in text
+    assert "(89.10)" in text
+    folder = tmp_path / "runs" / "vision" / "table4"
+    assert not (folder / "direct" / "ann").exists()  # it converts the other run's
+    assert (folder / "direct" / "T1" / "agent.json").is_file()
+
+
+def test_every_preset_and_experiment_is_valid(tmp_path: Path) -> None:
+    assert {"cifar10-small", "cifar10-vgg16", "imagenet-vgg16"} <= set(presets())
+    for name in presets():
+        validate(VisionConfig, shipped(f"vision/{name}"), name)
+    assert {"table1", "table4", "table5", "skip", "budget", "direct", "binary"} <= set(
+        experiments()
+    )
+    for name in experiments():
+        plan = load_experiment(name)
+        for run in plan.runs:
+            settings_of_run(plan, run, tmp_path, {})
+
+
+def test_other_data_sets_train_too(call: Call, tmp_path: Path) -> None:
+    tree(tmp_path / "data" / "train", 2, 6)
+    tree(tmp_path / "data" / "test", 2, 1)
+    options = ["--dataset", "folder", "--set", "image_size=16", "--set", "workers=1"]
+    code, _, err = call("train", *options, *SMALL, "--until", "2", "--run-dir", "run")
+    assert code == 0, err
+    code, out, _ = call("evaluate", "run", "--json")
+    assert [row["images"] for row in json.loads(out)] == [2, 2]

@@ -1,0 +1,272 @@
+"""Training a stage and a run: learning, exact resume, pruning, what is kept and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from snn_rl.conversion import Calibration, convert
+from snn_rl.errors import CheckpointError, ConfigError
+from snn_rl.network import Network
+from snn_rl.settings import validate
+from snn_rl.sparsity import apply_masks, density, magnitude_masks
+from snn_rl.tracing import trace
+from snn_rl.vision.classifier import load_classifier
+from snn_rl.vision.config import StageConfig, VisionConfig
+from snn_rl.vision.data import Arrays, Data
+from snn_rl.vision.evaluation import Evaluation, classify, evaluate
+from snn_rl.vision.hardware import Hardware
+from snn_rl.vision.learning import loss_of, make_optimizer, rate_factor, set_dropout
+from snn_rl.vision.models import build_model
+from snn_rl.vision.monitor import Progress
+from snn_rl.vision.resume import FILE, ResumeFile
+from snn_rl.vision.run import Interrupted, Run
+from snn_rl.vision.training import derived_seed
+
+SHAPE = (3, 16, 16)
+QUICK: dict[str, Any] = {
+    "dataset": "cifar10",
+    "model": "small",
+    "timesteps": 3,
+    "step": 2,
+    "validation": 40,
+    "rebalance": True,
+    "ann": {"epochs": 4, "batch": 20, "learning_rate": 0.05, "schedule": "onecycle"},
+    "spiking": {"epochs": 1, "batch": 20, "learning_rate": 1e-3, "distill": 0.5},
+    "augment": {"crop": 1, "cutout": 2},
+    "neurons": {"calibration": 20},
+}
+
+
+def arrays(count: int, seed: int) -> Arrays:
+    """Three classes that differ in which channel is bright."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, 3, (count,), generator=generator)
+    images = torch.randint(0, 120, (count, *SHAPE), generator=generator)
+    images[torch.arange(count), labels] += 80
+    return Arrays(images.to(torch.uint8), labels)
+
+
+DATA = Data(
+    "cifar10", ("red", "green", "blue"), SHAPE, arrays(120, 0), arrays(40, 1), arrays(50, 2)
+)
+
+
+class Recorder:
+    """Stops after `updates` updates of the whole run."""
+
+    def __init__(self, updates: int | None = None) -> None:
+        self.updates, self.seen = updates, 0
+        self.validations: list[tuple[str, float]] = []
+
+    def progress(self, progress: Progress) -> None:
+        self.seen += 1
+
+    def validated(self, progress: Progress, evaluation: Evaluation) -> None:
+        self.validations.append((progress.stage, evaluation.accuracy))
+
+    def should_stop(self) -> bool:
+        return self.updates is not None and self.seen >= self.updates
+
+
+def config(**changes: Any) -> VisionConfig:
+    return validate(VisionConfig, QUICK | changes, "test")
+
+
+def train(folder: Path, recorder: Recorder | None = None, **changes: Any) -> dict[str, Network]:
+    hardware = Hardware(channels_last=True)
+    run = Run(config(**changes), DATA, folder, hardware, recorder or Recorder())
+    return {name: stage.network for name, stage in run.train().items()}
+
+
+def same(a: Network, b: Network) -> bool:
+    mine, theirs = a.state_dict(), b.state_dict()
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[k], theirs[k]) for k in mine)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Network]]:
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, train(folder)
+
+
+def test_a_run_learns_and_saves_every_stage(whole: tuple[Path, dict[str, Network]]) -> None:
+    folder, networks = whole
+    assert list(networks) == ["ann", "T3", "T1"]
+    for name, network in networks.items():
+        saved = load_classifier(folder / name)
+        assert same(saved.network, network)
+        steps = saved.timesteps
+        found = evaluate(saved.network, DATA.test, steps, Hardware())
+        assert found.images == 50
+        assert found.accuracy > 0.8, name
+        assert saved.card["teacher"] == (None if name == "ann" else "ann")
+    assert set(saved.card["spike_rates_before"]) == {"relu1", "relu2", "relu3"}
+    assert saved.card["preprocessing"] == {"image": [3, 16, 16], "pixels": "uint8 RGB, / 64"}
+    assert saved.predict(DATA.test.batches([torch.arange(2)]).__next__()[0])[0] in DATA.classes
+    assert not (folder / FILE).exists()
+
+
+@pytest.mark.parametrize("updates", [6, 20, 27])
+def test_resume_is_exact(
+    whole: tuple[Path, dict[str, Network]], tmp_path: Path, updates: int
+) -> None:
+    """Wherever it stops (in an epoch, at its end, in a spiking stage), the rest is the same."""
+    with pytest.raises(Interrupted):
+        train(tmp_path, Recorder(updates))
+    resumed = train(tmp_path)
+    for name, network in whole[1].items():
+        assert same(resumed[name], network), name
+
+
+def test_a_damaged_resume_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        train(tmp_path, Recorder(3))
+    (tmp_path / FILE).write_bytes((tmp_path / FILE).read_bytes()[:100])
+    with pytest.raises(CheckpointError, match="damaged: remove it"):
+        train(tmp_path)
+    assert ResumeFile(tmp_path / "none").load("ann") is None
+
+
+def test_the_best_epoch_is_kept_not_the_last(tmp_path: Path) -> None:
+    recorder = Recorder()
+    stage = QUICK["ann"] | {"epochs": 4, "learning_rate": 1.0, "schedule": "steps"}
+    train(tmp_path, recorder, timesteps=0, ann=stage)
+    best = max(accuracy for _, accuracy in recorder.validations)
+    card = load_classifier(tmp_path / "ann").card
+    assert card["results"]["validation"] == pytest.approx(100 * best, abs=1e-3)
+
+
+def test_direct_stages_come_from_the_ann(
+    whole: tuple[Path, dict[str, Network]], tmp_path: Path
+) -> None:
+    """With no epoch of training T1 differs: converted, not continued."""
+    untrained = QUICK["spiking"] | {"epochs": 0}
+    ann = str(whole[0] / "ann")
+    direct = train(tmp_path / "a", direct=True, ann_from=ann, spiking=untrained)
+    alone = train(tmp_path / "b", timesteps=1, ann_from=ann, spiking=untrained)
+    gradual = train(tmp_path / "c", ann_from=ann, spiking=untrained, rebalance=False)
+    assert same(direct["T1"], alone["T1"])
+    assert not same(direct["T1"], gradual["T1"])
+
+
+def test_a_budget_is_split_evenly(tmp_path: Path) -> None:
+    recorder = Recorder()
+    stages = {"ann": QUICK["ann"] | {"epochs": 0}, "budget": 3}
+    train(tmp_path, recorder, **stages)
+    assert [stage for stage, _ in recorder.validations] == ["T3", "T3", "T1"]
+
+
+def test_a_binary_network_is_trained_as_such(tmp_path: Path) -> None:
+    spiking = QUICK["spiking"] | {"epochs": 3, "learning_rate": 3e-3}
+    networks = train(tmp_path, binary=True, spiking=spiking)
+    assert list(networks) == ["T1"]
+    found = evaluate(networks["T1"], DATA.test, 1, Hardware())
+    assert found.accuracy > 0.6
+    assert not any(node.op == "batchnorm" for node in networks["T1"].nodes)  # folded
+
+
+def test_pruning_by_magnitude_keeps_a_share(
+    whole: tuple[Path, dict[str, Network]], tmp_path: Path
+) -> None:
+    prune = {"density": 0.25, "rounds": 2, "epochs": 1, "batch": 20, "learning_rate": 1e-3}
+    networks = train(tmp_path, ann_from=str(whole[0] / "ann"), prune=prune)
+    assert list(networks) == ["ann", "T3", "T1", "pruned"]
+    # Training and the weight grid may zero a few more.
+    assert 0.2 < density(networks["pruned"]) <= 0.2501
+    assert density(load_classifier(tmp_path / "pruned-1").network) == pytest.approx(0.5, abs=0.02)
+    assert load_classifier(tmp_path / "pruned").card["density"] == 0.25
+
+
+def small() -> Network:
+    torch.manual_seed(0)
+    return trace(build_model("small", SHAPE, 3).eval(), SHAPE, pixels=True)
+
+
+def test_masks_keep_the_largest_of_each_layer_s_scale() -> None:
+    network = small()
+    network.layers["conv2"].weight.data.mul_(100)  # type: ignore[operator, union-attr]
+    masks = magnitude_masks(network, 0.1)
+    kept = {name: float(mask.float().mean()) for name, mask in masks.items()}
+    assert kept["conv2"] < 0.3
+    apply_masks(network, masks)
+    assert density(network) == pytest.approx(0.1, abs=1e-3)
+
+
+def test_distillation_ends_where_the_teacher_is() -> None:
+    logits = torch.tensor([[2.0, 0.0, -1.0]], requires_grad=True)
+    labels = torch.tensor([1])
+    settings = StageConfig(distill=1.0, temperature=2.0)
+    assert float(loss_of(logits, labels, logits.detach(), settings).detach()) == pytest.approx(0)
+    plain = loss_of(logits, labels, None, settings)
+    assert torch.equal(plain, torch.nn.functional.cross_entropy(logits, labels))
+
+
+def test_learning_rates() -> None:
+    steps = StageConfig(milestones=[0.5, 0.75])
+    assert [rate_factor(steps, p) for p in (0, 0.5, 0.8)] == pytest.approx([1, 0.2, 0.04])
+    cycle = StageConfig(schedule="onecycle", warmup=0.2)
+    assert [rate_factor(cycle, p) for p in (0.1, 0.2, 0.6)] == pytest.approx([0.5, 1, 0.5])
+    assert rate_factor(cycle, 0) > 0
+
+
+def test_only_weights_decay() -> None:
+    groups = make_optimizer(small(), StageConfig(weight_decay=0.1)).param_groups
+    decay = {p.dim() > 1: group["weight_decay"] for group in groups for p in group["params"]}
+    assert decay == {True: 0.1, False: 0.0}
+
+
+def test_layout_and_dropout_change_no_scores() -> None:
+    network = small()
+    images, _ = next(iter(DATA.test.batches([torch.arange(8)])))
+    before = classify(network, images, 1)
+    last = Hardware(channels_last=True).place(network.clone())
+    torch.testing.assert_close(classify(last, images, 1), before, rtol=1e-4, atol=1e-5)
+    other = network.clone()
+    set_dropout(other, 0.5)
+    assert all(node.options["p"] == 0 for node in network.nodes if node.op == "dropout")
+
+
+def test_float16_and_bfloat16_keep_membranes_in_float32() -> None:
+    """Under autocast the neurons still see float32; the spiking network still runs."""
+    seen: set[torch.dtype] = set()
+
+    def record(name: str, spikes: Tensor) -> None:
+        seen.add(spikes.dtype)
+
+    torch.manual_seed(0)
+    hardware = replace(Hardware(), precision=torch.bfloat16)
+    images = DATA.train.batches([torch.arange(8)]).__next__()[0]
+    snn = convert(small(), Calibration(images[None]), timesteps=2)
+    with hardware.autocast():
+        output, state = snn(images[None], snn.initial_state(8), timesteps=2, on_spikes=record)
+    assert seen == {torch.float32}
+    assert all(membrane.dtype == torch.float32 for membrane in state)
+    assert bool(output.isfinite().all())
+
+
+def test_seeds_differ_by_every_part() -> None:
+    seeds = {derived_seed(a, b) for a in range(20) for b in range(20)}
+    assert len(seeds) == 400
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 3}, "unknown key 'epochs'"),
+        ({"ann": {"epoch": 3}}, "did you mean 'epochs'"),
+        ({"dataset": "mnist"}, "dataset"),
+        ({"binary": True, "direct": True}, "leave out direct"),
+        ({"timesteps": 2, "until": 3}, "temporal pruning runs from"),
+        ({"budget": 4, "spiking": {"epochs_at": {1: 2}}}, "leave out spiking.epochs_at"),
+    ],
+)
+def test_impossible_settings_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config(**changes)
