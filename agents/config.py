@@ -92,6 +92,9 @@ class LearnerConfig(Section):
     """fraction of the stage over which the teacher's share of the actions falls from 1 to 0"""
     rate_penalty: float = Field(default=0.0, ge=0)
     """weight of the mean spike rate in the loss"""
+    amp: bool = False
+    """updates compute convolutions and linear layers in bfloat16, which GPUs do faster; membranes
+    and thresholds stay in float32"""
 
     @model_validator(mode="after")
     def _consistent(self) -> LearnerConfig:

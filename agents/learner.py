@@ -6,17 +6,17 @@ cross-entropy of softmax(Q / temperature) (Rusu et al. 2016), on frames the stud
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from snn_rl.agents.config import LearnerConfig
+from snn_rl.agents.losses import distillation, mean_rate, n_step_returns
 from snn_rl.agents.replay import Segment
 from snn_rl.network import Network, SpikeHook, State
 from snn_rl.stacking import stack_at
@@ -71,10 +71,14 @@ class Learner:
         rate = config.learning_rate * (1 - self.progress * (1 - config.final_learning_rate))
         return rate * min(1.0, (self.updates + 1) / (config.warmup + 1))
 
-    def update(self, segment: Segment) -> dict[str, float]:
-        """One gradient step; returns the losses and the mean spike rate.
+    def update(self, segment: Segment) -> dict[str, Tensor]:
+        """One gradient step; returns the losses, the mean spike rate and the gradients' norm.
 
-        Dropout and batch-norm are in training mode for the losses alone.
+        Dropout and batch-norm are in training mode for the losses alone. A GPU is not waited for:
+        `read_metrics` does that, and finds diverged training there.
+
+        Raises:
+            FloatingPointError: the gradients are not finite; on the CPU nothing has changed then.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
@@ -83,11 +87,10 @@ class Learner:
         self.network.eval()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
-        if not bool(torch.isfinite(norm)):
-            raise FloatingPointError(
-                "training diverged: the gradients are not finite; lower the learning rate"
-            )
+        limit = self.config.max_grad_norm
+        metrics["gradient_norm"] = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
+        if self.network.device.type == "cpu":
+            read_metrics(metrics)
         self.optimizer.step()
         self.network.constrain()
         self.updates += 1
@@ -121,7 +124,7 @@ class Learner:
                 for name, value in state["optimizer"][str(number)].items()
             }
 
-    def loss(self, segment: Segment) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, segment: Segment) -> tuple[Tensor, dict[str, Tensor]]:
         """Weighted sum of the TD loss, the distillation loss and the spike-rate penalty."""
         config = self.config
         burn_in = 0 if segment.state is not None else self.burn_in
@@ -133,22 +136,22 @@ class Learner:
         now = slice(burn_in, burn_in + len(q))
         valid = self._tensor(segment.valid[now])
         loss = 0 * q.sum()  # has a gradient also where all weights are zero
-        metrics: dict[str, float] = {}
+        metrics: dict[str, Tensor] = {}
         if targets is not None:
             chosen = q.gather(2, self._tensor(segment.action[now]).unsqueeze(2)).squeeze(2)
             td = _mean(functional.smooth_l1_loss(chosen, targets, reduction="none"), valid)
             loss = loss + td_weight * td
-            metrics["td"] = float(td.detach())
+            metrics["td"] = td.detach()
         if distill_weight > 0 and segment.teacher_q is not None:
             teacher_q = self._tensor(segment.teacher_q[now])
             distill = _mean(distillation(q, teacher_q, config.temperature), valid)
             loss = loss + distill_weight * distill
             same = (q.argmax(2) == teacher_q.argmax(2)).float()
-            metrics["distill"] = float(distill.detach())
-            metrics["agreement"] = float(_mean(same, valid))
+            metrics["distill"] = distill.detach()
+            metrics["agreement"] = _mean(same, valid)
         if rates:
             rate = mean_rate(rates, self.network)
-            metrics["spike_rate"] = float(rate.detach())
+            metrics["spike_rate"] = rate.detach()
             if config.rate_penalty > 0:
                 loss = loss + config.rate_penalty * rate
         return loss, metrics
@@ -227,22 +230,22 @@ class Learner:
             start = torch.cat([start.new_zeros(older.shape[:2]), start])
             first += len(older)
 
-        def run(network: Network, at: Tensor) -> Tensor:
-            views = stack_at(frames, start, at, stack).flatten(0, 1)
-            history = (views[:, :-1],) if stack > 1 else ()
-            q, _ = self._run(network, views[None, :, -1], history, None)
-            return q.view(*at.shape, -1)
-
-        count = now.stop - now.start
-        times = torch.arange(first, first + count, device=frames.device)
-        q = run(self.network, times[:, None].expand(-1, frames.shape[1]))
+        times = torch.arange(first, first + now.stop - now.start, device=frames.device)
+        at = times[:, None].expand(-1, frames.shape[1])
+        q, _ = self._run(self.network.on_stacks(), stack_at(frames, start, at, stack), (), None)
         if self.target is None or final is None:
             return q, None
+        stacks = stack_at(frames, start, first + final[0], stack)
         with torch.no_grad():
-            return q, (run(self.network, first + final[0]), run(self.target, first + final[0]))
+            online, _ = self._run(self.network.on_stacks(), stacks, (), None)
+            value, _ = self._run(self.target.on_stacks(), stacks, (), None)
+        return q, (online, value)
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(array).to(self.network.device)
+        tensor, device = torch.from_numpy(array), self.network.device
+        if device.type == "cuda":  # only from pinned memory does a copy run beside computation
+            tensor = tensor.pin_memory()
+        return tensor.to(device, non_blocking=True)
 
     def _run(
         self,
@@ -252,69 +255,33 @@ class Learner:
         start: Tensor | None,
         on_spikes: SpikeHook | None = None,
     ) -> tuple[Tensor, State]:
-        result: tuple[Tensor, State] = network(
-            frames,
-            state,
-            start,
-            timesteps=self.timesteps,
-            carry_membrane=self.carry_membrane,
-            on_spikes=on_spikes,
-        )
-        return result
+        amp = self.config.amp
+        # Spikes, membranes and thresholds are float32 in any case: see `lif_scan`.
+        with torch.autocast(self.network.device.type, torch.bfloat16, enabled=amp):
+            q, state = network(
+                frames,
+                state,
+                start,
+                timesteps=self.timesteps,
+                carry_membrane=self.carry_membrane,
+                on_spikes=on_spikes,
+            )
+        return q.float() if amp else q, state
 
 
-@dataclass(frozen=True)
-class Returns:
-    """n-step returns, [F - n, B] each: target = total + discount * value(frame `index`)."""
+def read_metrics(metrics: Mapping[str, Tensor]) -> dict[str, float]:
+    """Numbers of `Learner.update`, read at one go.
 
-    total: NDArray[np.float32]
-    discount: NDArray[np.float32]
-    index: NDArray[np.int64]
-
-
-def n_step_returns(
-    reward: NDArray[np.float32],
-    terminated: NDArray[np.bool_],
-    truncated: NDArray[np.bool_],
-    *,
-    gamma: float,
-    n: int,
-) -> Returns:
-    """Discounted rewards of up to `n` steps and where to bootstrap.
-
-    Termination ends a return; truncation bootstraps at the episode's final frame, which follows
-    the truncated step; otherwise the frame `n` steps later counts.
-
-    Args:
-        reward, terminated, truncated: of the step after each frame, [F, B].
+    Raises:
+        FloatingPointError: the gradients were not finite.
     """
-    length = len(reward) - n
-    total = np.zeros_like(reward[:length])
-    alive = np.ones(total.shape, np.bool_)
-    index = np.arange(n, n + length)[:, None] + np.zeros(total.shape, np.int64)
-    discount = np.full_like(total, gamma**n)
-    for k in range(n):
-        now = slice(k, k + length)
-        total += alive * np.float32(gamma**k) * reward[now]
-        cut = alive & truncated[now] & ~terminated[now]
-        index[cut] += k + 1 - n
-        discount[cut] = gamma ** (k + 1)
-        discount[alive & terminated[now]] = 0
-        alive &= ~(terminated[now] | truncated[now])
-    return Returns(total, discount, index)
-
-
-def distillation(q: Tensor, teacher_q: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy of softmax(Q / temperature) between teacher and student, [frames, batch]."""
-    wanted = functional.softmax(teacher_q / temperature, dim=2)
-    return -(wanted * functional.log_softmax(q / temperature, dim=2)).sum(2)
-
-
-def mean_rate(rates: Mapping[str, Tensor], network: Network) -> Tensor:
-    """Spikes per neuron per frame over all spiking neurons (read-out excluded)."""
-    sizes = {name: layer.size for name, layer in network.spiking.items()}
-    total = sum(sizes[name] * rate for name, rate in rates.items())
-    return torch.as_tensor(total / sum(sizes.values()))
+    values = torch.stack(list(metrics.values())).tolist()
+    numbers: dict[str, float] = dict(zip(metrics, values, strict=True))
+    if not math.isfinite(numbers["gradient_norm"]):
+        raise FloatingPointError(
+            "training diverged: the gradients are not finite; lower the learning rate"
+        )
+    return numbers
 
 
 def _at(progress: float, ends: list[float]) -> float:

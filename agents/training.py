@@ -16,7 +16,7 @@ import torch
 from snn_rl.agents.config import LearnerConfig, ValidationConfig
 from snn_rl.agents.evaluation import Stopped
 from snn_rl.agents.judge import Judge, Task
-from snn_rl.agents.learner import Learner
+from snn_rl.agents.learner import Learner, read_metrics
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.progress import Monitor, Progress
 from snn_rl.agents.replay import Segment, SegmentReplay
@@ -209,8 +209,8 @@ class StageTrainer:
         self.recent.extend(episode_return for episode_return, _ in finished)
         self.steps += config.rollout * config.num_envs
         if self.steps >= config.learning_starts and len(self.replay) >= self.length:
-            for segment in self._segments(before):
-                self.metrics = self.learner.update(segment)
+            updates = [self.learner.update(segment) for segment in self._segments(before)]
+            self.metrics = read_metrics(updates[-1])
 
     def _segments(self, before: State) -> Iterator[Segment]:
         """Data of the updates after a roll-out: drawn from the replay, or the roll-out itself,

@@ -1,8 +1,8 @@
-"""Fused LIF scans for the CPU, compiled by numba.
+"""Loops for the CPU, compiled by numba: fused LIF scans, and the stacking of pixels.
 
-A frame's neurons, batch and layer side by side, are cut into blocks; each block is walked through
-all frames and timesteps while its membranes stay in cache: one pass over memory where the same
-scan in torch operators takes about ten. The many small loops are each simple enough to become
+The scans cut a frame's neurons, batch and layer side by side, into blocks; each block is walked
+through all frames and timesteps while its membranes stay in cache: one pass over memory where the
+same scan in torch operators takes about ten. The many small loops are each simple enough to become
 vector instructions. Compiled without fast-math, hence multiply and add round separately
 (numerical contract, 1).
 """
@@ -174,3 +174,26 @@ def _reset(block, start, low, neurons):  # type: ignore[no-untyped-def]
     for b in range(low // neurons, (high - 1) // neurons + 1):
         if start[b]:
             block[max(b * neurons, low) - low : min((b + 1) * neurons, high) - low] = _ZERO
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def stack_pixels(frames, at, first, stacked):  # type: ignore[no-untyped-def]
+    """Fill `stacked` [N, B, P, S * C] with the S frames up to frame `at` [N, B], oldest first.
+
+    `frames` are [F, B, C, P]; those before frame `first` [N, B] count as zeros.
+    """
+    chosen, batch, pixels, width = stacked.shape
+    channels = frames.shape[2]
+    count = width // channels
+    for n in range(chosen):
+        for b in range(batch):
+            for s in range(count):
+                f = at[n, b] - (count - 1 - s)
+                for c in range(channels):
+                    target = stacked[n, b, :, s * channels + c]
+                    if f < first[n, b]:
+                        target[:] = 0
+                    else:
+                        source = frames[f, b, c]
+                        for p in range(pixels):
+                            target[p] = source[p]

@@ -245,7 +245,9 @@ class Network(nn.Module):
                 result: Tensor = self.layers[node.name](x)
                 return result
             case "avgpool" | "sumpool":
-                return pool(x, node)
+                # Sums are averages without the division by the window's area.
+                divisor = 1 if node.op == "sumpool" else None
+                return functional.avg_pool2d(x, **node.options, divisor_override=divisor)
             case "flatten":
                 return x.flatten(1)
             case _:
@@ -286,14 +288,12 @@ class Network(nn.Module):
         """Shape of the first layer's input: stacked frames side by side on the first axis."""
         return (self.stack * self.input_shape[0], *self.input_shape[1:])
 
+    def on_stacks(self) -> Network:
+        """This network, parameters shared, for frames that are stacked already."""
+        plain = copy.copy(self)
+        plain.stack, plain.input_shape = 1, self.stacked_shape()
+        return plain
+
     def clone(self) -> Network:
         """An independent copy with the same parameters."""
         return copy.deepcopy(self)
-
-
-def pool(x: Tensor, node: Node) -> Tensor:
-    """Average-pooling, or sum-pooling without the division by the window's area."""
-    options = dict(node.options)
-    divisor = 1 if node.op == "sumpool" else None
-    kernel = options.pop("kernel_size")
-    return functional.avg_pool2d(x, kernel, divisor_override=divisor, **options)

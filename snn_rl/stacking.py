@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -20,9 +22,13 @@ def stack_frames(x: Tensor, history: Tensor, episode_start: Tensor | None) -> tu
     if episode_start is None:
         episode_start = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
     start = torch.cat([episode_start.new_zeros(older, x.shape[1]), episode_start])
-    at = torch.arange(older, older + len(x), device=x.device)[:, None].expand(-1, x.shape[1])
-    stacked = stack_at(torch.cat([history.transpose(0, 1), x]), start, at, older + 1)
-    return stacked.flatten(2, 3), stacked[-1, :, 1:]
+    frames = torch.cat([history.transpose(0, 1), x])
+    at = torch.arange(older, len(frames), device=x.device)[:, None].expand(-1, x.shape[1])
+    after = frames[-older:].transpose(0, 1).clone(memory_format=torch.contiguous_format)
+    begun = _first_of_episode(start)[-1]
+    ages = torch.arange(len(frames) - older, len(frames), device=x.device)
+    after[ages < begun[:, None]] = 0
+    return stack_at(frames, start, at, older + 1), after
 
 
 def stack_at(x: Tensor, episode_start: Tensor, at: Tensor, count: int) -> Tensor:
@@ -33,14 +39,38 @@ def stack_at(x: Tensor, episode_start: Tensor, at: Tensor, count: int) -> Tensor
         at: int64 [chosen, batch], indices of frames, each at least count - 1.
 
     Returns:
-        [chosen, batch, count, channels, ...], oldest frame first, zeros before an episode's start.
+        [chosen, batch, count * channels, ...], oldest frame first, zeros before an episode's
+        start. The channels of images lie innermost in memory, as convolutions like them best.
     """
-    ages = torch.arange(count - 1, -1, -1, device=x.device)
-    index = at.unsqueeze(2) - ages
-    rows = torch.arange(x.shape[1], device=x.device).view(1, -1, 1)
-    # episode[i] counts the starts up to frame i: frames of one stack must share it.
-    episode = episode_start.long().cumsum(0)
-    stacked = x[index, rows]
-    other = episode[index, rows] != episode[at, rows[..., 0]].unsqueeze(2)
-    stacked[other.nonzero(as_tuple=True)] = 0  # few rows: a mask would pass over all pixels
-    return stacked
+    rows = torch.arange(x.shape[1], device=x.device)
+    if count == 1:
+        return x[at, rows]
+    first = _first_of_episode(episode_start)[at, rows]
+    if x.dtype == torch.uint8 and x.dim() == 5 and x.device.type == "cpu":
+        return _stack_pixels(x, at, first, count)
+    index = at.unsqueeze(2) - torch.arange(count - 1, -1, -1, device=x.device)
+    stacked = x[index, rows[:, None]]
+    # Few rows: a mask would pass over all values.
+    stacked[(index < first.unsqueeze(2)).nonzero(as_tuple=True)] = 0
+    return stacked.flatten(2, 3)
+
+
+def _first_of_episode(episode_start: Tensor) -> Tensor:
+    """Index of the first frame of each frame's episode, [frames, batch]; 0 if it is not there."""
+    number = torch.arange(len(episode_start), device=episode_start.device)[:, None]
+    return torch.where(episode_start, number, 0).cummax(0).values
+
+
+def _stack_pixels(x: Tensor, at: Tensor, first: Tensor, count: int) -> Tensor:
+    from snn_rl import kernels
+
+    frames, batch, channels, *image = x.shape
+    stacked = torch.empty(len(at), batch, *image, count * channels, dtype=torch.uint8)
+    fill: Any = kernels.stack_pixels
+    fill(
+        x.contiguous().view(frames, batch, channels, -1).numpy(),
+        at.contiguous().numpy(),
+        first.numpy(),
+        stacked.view(len(at), batch, -1, count * channels).numpy(),
+    )
+    return stacked.movedim(-1, 2)
