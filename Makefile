@@ -26,7 +26,7 @@ demo: $(STAMP)  ## train on CartPole-v1, evaluate every stage, write the report
 	$(BIN)/snn-rl report
 
 test: $(STAMP)  ## run the tests
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile
 
 lint: $(STAMP)  ## check style and formatting
 	$(BIN)/ruff check .

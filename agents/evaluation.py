@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -95,8 +96,13 @@ def evaluate(
     seeds: Sequence[int],
     conditions: Conditions = STANDARD,
     should_stop: Callable[[], bool] = lambda: False,
+    max_frames: float = math.inf,
 ) -> Evaluation:
     """Play one greedy episode per seed, all side by side.
+
+    Args:
+        should_stop: asked at every frame.
+        max_frames: episodes are cut off after so many.
 
     Raises:
         UnsupportedEnvironment: the environment cannot be made.
@@ -112,7 +118,7 @@ def evaluate(
         cut = np.zeros(count, np.bool_)
         rewards, lengths = np.zeros(count), np.zeros(count, np.int64)
         games = [hashlib.sha256() for _ in seeds]
-        while active.any():
+        while active.any() and lengths.max() < max_frames:
             if should_stop():
                 raise Stopped
             frames = policy.view(pipeline.encode(observation), info, env_id)

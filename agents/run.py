@@ -42,7 +42,7 @@ from snn_rl.pruning import rescale_leaks, temporal_pruning
 log = logging.getLogger(__name__)
 
 CALIBRATION = 1_000_000  # place of the calibration among the stages' seeds
-RATE_EPISODES = 4
+RATE_EPISODES, RATE_FRAMES = 4, 500
 CONFIG, HEADER = "config.yaml", "# "
 RESUME, INTERRUPTED = "resume", "interrupted"
 
@@ -225,10 +225,13 @@ class Run:
         )
 
     def _rates(self, network: Network, timesteps: int) -> Mapping[str, float]:
-        """Spike rates per layer on a few validation episodes."""
+        """Spike rates per layer at the beginning of a few validation episodes."""
         policy = Policy(network, timesteps, self.config.carry_membrane)
         seeds = validation_seeds(self.config.seed, RATE_EPISODES)
-        played = evaluate(policy, self.config.env, self.pipeline, seeds, self.conditions)
+        task = self.task
+        played = evaluate(
+            policy, task.env_id, task.pipeline, seeds, task.conditions, max_frames=RATE_FRAMES
+        )
         return played.spike_rates
 
     def _train(self, stage: _Stage, policy: Policy, teacher: Policy | None) -> Agent:
