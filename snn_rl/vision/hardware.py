@@ -95,7 +95,8 @@ def open_hardware(name: str, precision: str, *, channels_last: bool) -> Iterator
 
     Args:
         name: auto (a GPU if there is one), cpu or cuda.
-        precision: float32, bfloat16, float16, or auto: bfloat16 on a GPU, else float32.
+        precision: float32, bfloat16, float16, or auto: bfloat16 (float16 on GPUs that lack it) on
+            a GPU, else float32.
 
     Raises:
         SnnRlError: the device is unknown or absent.
@@ -103,11 +104,9 @@ def open_hardware(name: str, precision: str, *, channels_last: bool) -> Iterator
     world = int(os.environ.get("WORLD_SIZE", "1"))
     rank, local = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
     device = _device(name, local)
-    types = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    automatic = "bfloat16" if device.type == "cuda" else "float32"
-    hardware = Hardware(
-        device, types[automatic if precision == "auto" else precision], channels_last, rank, world
-    )
+    hardware = Hardware(device, _precision(precision, device), channels_last, rank, world)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # collective operations use the current one
     if world == 1:
         yield hardware
         return
@@ -127,3 +126,12 @@ def _device(name: str, local: int) -> torch.device:
     except (RuntimeError, AssertionError):
         raise SnnRlError(f"device {name!r} is not available here: use auto, cpu or cuda") from None
     return device
+
+
+def _precision(name: str, device: torch.device) -> torch.dtype:
+    types = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name != "auto":
+        return types[name]
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
