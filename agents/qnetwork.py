@@ -14,7 +14,8 @@ from snn_rl.network import Network
 from snn_rl.tracing import trace
 
 QNetworkFactory = Callable[[tuple[int, ...], int], nn.Module]
-"""(input shape, number of actions) -> torch module of Q-values; pixels come as floats 0...255."""
+"""(input shape, number of actions) -> torch module of Q-values; pixels come as floats 0...255, less
+the grey level of the background."""
 
 
 def build_network(
@@ -23,6 +24,7 @@ def build_network(
     *,
     stack: int,
     hidden: list[int],
+    offset: int = 0,
     factory: QNetworkFactory | None = None,
 ) -> Network:
     """Freshly initialised Q-network that sees `stack` frames at once.
@@ -30,6 +32,7 @@ def build_network(
     Args:
         frame_shape: (features,) or (channels, side, side) of uint8 pixels.
         hidden: layers of the default network for vectors; images get the Nature CNN.
+        offset: grey level that the network sees as zero.
         factory: builds another module than the default.
 
     Raises:
@@ -43,7 +46,7 @@ def build_network(
         module = nature_cnn(stacked[0], stacked[1], actions)
     else:
         module = mlp(stacked[0], hidden, actions)
-    return trace(module, frame_shape, pixels=pixels, stack=stack)
+    return trace(module, frame_shape, pixels=pixels, stack=stack, offset=offset)
 
 
 def mlp(features: int, hidden: list[int], actions: int) -> nn.Module:

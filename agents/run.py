@@ -34,7 +34,7 @@ from snn_rl.agents.training import Result, StageTrainer
 from snn_rl.checkpoint import CARD, write_text
 from snn_rl.conversion import NeuronOptions, convert
 from snn_rl.envs import check_spaces
-from snn_rl.envs.observation import pipeline_for
+from snn_rl.envs.observation import measure_background, pipeline_for
 from snn_rl.network import Network
 from snn_rl.neuron import Surrogate
 from snn_rl.pruning import rescale_leaks, temporal_pruning
@@ -91,6 +91,9 @@ class Run:
         self.q_network = q_network
         self.spec = check_spaces(config.env)
         self.pipeline = pipeline_for(self.spec)
+        self.background = 0
+        if self.pipeline.pixels:
+            self.background = measure_background(config.env, self.pipeline)
         self.conditions = Conditions(config.flicker, config.sticky, config.maxpool)
         self.task = Task(
             config.env, self.pipeline, self.spec.num_actions, config.seed, self.conditions
@@ -201,6 +204,7 @@ class Run:
             self.spec.num_actions,
             stack=stack,
             hidden=self.config.hidden,
+            offset=self.background,
             factory=self.q_network if own else None,
         )
         return Policy(network.to(self.device))

@@ -161,6 +161,25 @@ def measure_scale(env_id: str) -> tuple[float, ...]:
     return tuple((2.0**exponents).tolist())
 
 
+def measure_background(env_id: str, pipeline: ObservationPipeline) -> int:
+    """The median grey level of frames under random play, 0 to 255.
+
+    Seen from it, most pixels are zero and what moves stands out; from black, networks learn about
+    a small ball on a grey ground many times slower.
+    """
+    generator = np.random.default_rng(0)
+    vector = make_vector(env_id, 2, seed=0)
+    try:
+        seen = [pipeline.encode(vector.reset()[0])]
+        actions: Any = vector.single_action_space
+        for _ in range(64):
+            observation = vector.step(generator.integers(actions.n, size=2))[0]
+            seen.append(pipeline.encode(observation))
+    finally:
+        vector.close()
+    return int(np.median(np.stack(seen)))
+
+
 def pipeline_from_dict(data: Any) -> ObservationPipeline:
     """Reverse of `to_dict`. Raises ValueError if it is not one."""
     try:

@@ -16,7 +16,7 @@ from snn_rl.errors import SnnRlError
 from snn_rl.neuron import LIF
 
 Op = Literal[
-    "input",  # the observation; options: shape, pixels, stack
+    "input",  # the observation; options: shape, pixels, stack, offset
     "linear",
     "conv",
     "batchnorm",
@@ -75,6 +75,8 @@ def check(nodes: list[Node]) -> None:
         if missing or node.name in known or len(node.inputs) != arity:
             raise SnnRlError(f"layer {node.name!r} is misplaced in the layer graph")
         known.add(node.name)
+    if nodes and not 0 <= nodes[0].options.get("offset", 0) <= 255:
+        raise SnnRlError("the pixels' offset must be a grey level from 0 to 255")
     if len(nodes) < 2:
         raise SnnRlError("the layer graph is empty")
 

@@ -26,8 +26,7 @@ State = tuple[Tensor, ...]
 [batch, ...]."""
 
 PIXEL_UNIT = 2.0**-8
-"""Pixels enter as raw uint8 and count in units of 1/256: folding this factor into the first
-layer is exact, where 1/255 would round."""
+"""Raw uint8 pixels count in units of 1/256: folded into a layer it is exact; 1/255 would round."""
 
 CurrentHook = Callable[[str, Tensor, Tensor, Tensor | None], None]
 SpikeHook = Callable[[str, Tensor], None]
@@ -54,6 +53,7 @@ class Network(nn.Module):
         self.input_shape = tuple(int(n) for n in options["shape"])
         self.pixels = bool(options["pixels"])
         self.stack = int(options["stack"])
+        self.offset = int(options.get("offset", 0))
         # Values that are the real-valued observation itself, at most reshaped.
         self._observed = set() if self.pixels else {nodes[0].name}
         for node in nodes:
@@ -160,7 +160,8 @@ class Network(nn.Module):
         for node in self.nodes:
             inputs = [values[name] for name in node.inputs]
             if node.op == "input":
-                value = x.to(self.dtype).mul_(PIXEL_UNIT) if self.pixels else x
+                # Whole numbers below 256 in magnitude: sums stay exact on the weight grid.
+                value = x.to(self.dtype).sub_(self.offset).mul_(PIXEL_UNIT) if self.pixels else x
                 value = value.unsqueeze(1)
             elif node.op == "lif":
                 value, membrane = self._spike(

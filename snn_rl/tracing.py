@@ -21,7 +21,12 @@ _SUPPORTED = (
 
 
 def trace(
-    module: nn.Module, input_shape: tuple[int, ...], *, pixels: bool, stack: int = 1
+    module: nn.Module,
+    input_shape: tuple[int, ...],
+    *,
+    pixels: bool,
+    stack: int = 1,
+    offset: int = 0,
 ) -> Network:
     """Network that computes what `module` computes.
 
@@ -31,6 +36,7 @@ def trace(
         input_shape: shape of one frame, e.g. (1, 84, 84) or (4,).
         pixels: the frames are uint8 and the module sees them as floats 0...255.
         stack: number of consecutive frames the module sees at once.
+        offset: grey level that is taken off the pixels before the module sees them.
 
     Raises:
         ConversionError: names the operation that has no spiking counterpart.
@@ -42,7 +48,8 @@ def trace(
             f"{type(module).__name__} cannot be traced ({error}): its forward must be a fixed "
             "sequence of layers without data-dependent branches"
         ) from error
-    reader = _Reader(traced, input_shape, pixels, stack)
+    options = {"shape": list(input_shape), "pixels": pixels, "stack": stack, "offset": offset}
+    reader = _Reader(traced, options)
     for item in traced.graph.nodes:
         reader.read(item)
     return reader.finish()
@@ -51,9 +58,7 @@ def trace(
 class _Reader:
     """Reads torch.fx nodes in order and collects layer-graph nodes and their modules."""
 
-    def __init__(
-        self, traced: fx.GraphModule, shape: tuple[int, ...], pixels: bool, stack: int
-    ) -> None:
+    def __init__(self, traced: fx.GraphModule, input_options: dict[str, Any]) -> None:
         self.modules = dict(traced.named_modules())
         self.training = traced.training
         self.nodes: list[Node] = []
@@ -61,7 +66,7 @@ class _Reader:
         self.names: dict[fx.Node, str] = {}  # fx value -> node that produces it
         self.output = ""
         self.input_factor = 1.0
-        self.input_options = {"shape": list(shape), "pixels": pixels, "stack": stack}
+        self.input_options = input_options
 
     def read(self, item: fx.Node) -> None:
         """Read one fx node."""
