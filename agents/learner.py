@@ -232,10 +232,11 @@ class Learner:
 
         times = torch.arange(first, first + now.stop - now.start, device=frames.device)
         at = times[:, None].expand(-1, frames.shape[1])
-        q, _ = self._run(self.network.on_stacks(), stack_at(frames, start, at, stack), (), None)
+        stacks = stack_at(frames, start, at, stack, self.network.offset)
+        q, _ = self._run(self.network.on_stacks(), stacks, (), None)
         if self.target is None or final is None:
             return q, None
-        stacks = stack_at(frames, start, first + final[0], stack)
+        stacks = stack_at(frames, start, first + final[0], stack, self.network.offset)
         with torch.no_grad():
             online, _ = self._run(self.network.on_stacks(), stacks, (), None)
             value, _ = self._run(self.target.on_stacks(), stacks, (), None)

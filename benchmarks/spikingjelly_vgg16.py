@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from snn_rl.conversion import Calibration, convert
-from snn_rl.network import PIXEL_UNIT, Network
+from snn_rl.network import Network
+from snn_rl.stacking import PIXEL_UNIT
 from snn_rl.tracing import trace
 from snn_rl.vision.evaluation import classify
 from snn_rl.vision.hardware import Hardware

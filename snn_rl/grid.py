@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from snn_rl.errors import SnnRlError
-from snn_rl.network import PIXEL_UNIT, Network
+from snn_rl.network import Network
+from snn_rl.stacking import PIXEL_UNIT
 
 EXACT = 2.0**24
 INT16 = 2**15 - 1

@@ -177,10 +177,11 @@ def _reset(block, start, low, neurons):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def stack_pixels(frames, at, first, stacked):  # type: ignore[no-untyped-def]
+def stack_pixels(frames, at, first, grey, stacked):  # type: ignore[no-untyped-def]
     """Fill `stacked` [N, B, P, S * C] with the S frames up to frame `at` [N, B], oldest first.
 
-    `frames` are [F, B, C, P]; those before frame `first` [N, B] count as zeros.
+    `frames` are uint8 [F, B, C, P]; those before frame `first` [N, B] are black. `grey` [256] is
+    what a pixel of each level counts.
     """
     chosen, batch, pixels, width = stacked.shape
     channels = frames.shape[2]
@@ -192,8 +193,8 @@ def stack_pixels(frames, at, first, stacked):  # type: ignore[no-untyped-def]
                 for c in range(channels):
                     target = stacked[n, b, :, s * channels + c]
                     if f < first[n, b]:
-                        target[:] = 0
+                        target[:] = grey[0]
                     else:
                         source = frames[f, b, c]
                         for p in range(pixels):
-                            target[p] = source[p]
+                            target[p] = grey[source[p]]

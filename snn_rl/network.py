@@ -19,14 +19,11 @@ from snn_rl import graph
 from snn_rl.graph import Node
 from snn_rl.neuron import LIF, Surrogate
 from snn_rl.scan import lif_scan
-from snn_rl.stacking import stack_frames
+from snn_rl.stacking import scale_pixels, stack_frames
 
 State = tuple[Tensor, ...]
 """Frame history (only if frames are stacked), then one membrane tensor per spiking layer, each
 [batch, ...]."""
-
-PIXEL_UNIT = 2.0**-8
-"""Raw uint8 pixels count in units of 1/256: folded into a layer it is exact; 1/255 would round."""
 
 CurrentHook = Callable[[str, Tensor, Tensor, Tensor | None], None]
 SpikeHook = Callable[[str, Tensor], None]
@@ -152,7 +149,7 @@ class Network(nn.Module):
         """Values of all nodes, each [frames, 1 or timesteps, batch, ...], and the new state."""
         membranes = list(state)
         if self.stack > 1:
-            x, membranes[0] = stack_frames(x, state[0], episode_start)
+            x, membranes[0] = stack_frames(x, state[0], episode_start, self.offset)
         new_state = membranes[: self.stack > 1]
         remaining = iter(membranes[self.stack > 1 :])
 
@@ -160,9 +157,7 @@ class Network(nn.Module):
         for node in self.nodes:
             inputs = [values[name] for name in node.inputs]
             if node.op == "input":
-                # Whole numbers below 256 in magnitude: sums stay exact on the weight grid.
-                value = x.to(self.dtype).sub_(self.offset).mul_(PIXEL_UNIT) if self.pixels else x
-                value = value.unsqueeze(1)
+                value = scale_pixels(x, self.offset).to(self.dtype).unsqueeze(1)
             elif node.op == "lif":
                 value, membrane = self._spike(
                     node.name, inputs[0], next(remaining), resets, timesteps, on_current
@@ -290,9 +285,9 @@ class Network(nn.Module):
         return (self.stack * self.input_shape[0], *self.input_shape[1:])
 
     def on_stacks(self) -> Network:
-        """This network, parameters shared, for frames that are stacked already."""
+        """This network, parameters shared, for frames that `stack_at` has stacked already."""
         plain = copy.copy(self)
-        plain.stack, plain.input_shape = 1, self.stacked_shape()
+        plain.stack, plain.input_shape, plain.pixels = 1, self.stacked_shape(), False
         return plain
 
     def clone(self) -> Network:

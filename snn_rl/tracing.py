@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from snn_rl.errors import ConversionError
 from snn_rl.graph import WEIGHTED, Node, build_module, consumers
-from snn_rl.network import PIXEL_UNIT, Network
+from snn_rl.network import Network
+from snn_rl.stacking import PIXEL_UNIT
 
 _SUPPORTED = (
     "ReLU, Linear, Conv2d, BatchNorm, AvgPool2d, Flatten, Dropout, Identity, residual additions "

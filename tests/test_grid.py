@@ -15,7 +15,8 @@ from torch import nn
 from snn_rl.conversion import Calibration, convert
 from snn_rl.errors import SnnRlError
 from snn_rl.grid import EXACT, INT16, exponent, snap
-from snn_rl.network import PIXEL_UNIT, Network
+from snn_rl.network import Network
+from snn_rl.stacking import PIXEL_UNIT
 from snn_rl.tracing import trace
 
 few = settings(max_examples=60, deadline=None, derandomize=True)

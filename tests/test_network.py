@@ -16,7 +16,8 @@ from torch import Tensor
 from snn_rl.errors import SnnRlError
 from snn_rl.graph import Node, node_from_dict
 from snn_rl.grid import snap
-from snn_rl.network import PIXEL_UNIT, Network, State
+from snn_rl.network import Network, State
+from snn_rl.stacking import PIXEL_UNIT
 
 few = settings(max_examples=25, deadline=None, derandomize=True)
 
