@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import csv
 import math
+import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,7 @@ class Files:
             num_workers=min(self.workers, len(chunks)),
             collate_fn=_collate,
             worker_init_fn=_one_thread,
+            multiprocessing_context=_fresh_processes() if self.workers else None,
         )
         for images, labels, problem in loader:
             if problem:
@@ -70,6 +73,15 @@ class Files:
         """The images at `indices`, in that order."""
         chosen = tuple(self.paths[i] for i in indices.tolist())
         return replace(self, paths=chosen, labels=self.labels[indices])
+
+
+def _fresh_processes() -> BaseContext:
+    """Workers that do not copy this process: OpenCV's threads would hang in a forked copy."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # imported once for all workers
+    return context
 
 
 class _Decoder(Dataset[tuple[Tensor, int, str]]):
