@@ -175,3 +175,17 @@ def step_table(rows: Sequence[dict[str, Any]]) -> Table:
             f"{row['ratio_per_T']:.2f}" if "ratio" in row else "–",
         )
     return table
+
+
+def throughput_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """Table of `snn-rl benchmark train`."""
+    table = Table("contender", "steps/s", "× rival", "ms per update", "bytes per transition")
+    for row in rows:
+        table.add_row(
+            row["contender"],
+            f"{row['steps_per_second']:,.0f}",
+            f"{row['ratio']:.2f}",
+            f"{row['update_ms']:.1f}",
+            f"{row['bytes_per_transition']:,.0f}",
+        )
+    return table

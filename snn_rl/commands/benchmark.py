@@ -25,3 +25,33 @@ def step(
         show_json(rows)
     else:
         show(step_table(rows))
+
+
+@app.command()
+def train(
+    env: Annotated[str, typer.Option(help="Gymnasium id.")] = "PongNoFrameskip-v4",
+    stack: Annotated[
+        int | None,
+        typer.Option(min=1, help="Frames that the Q-learning networks see [as in the preset]."),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0, help="Length of a turn, at least.")] = 5.0,
+    repeats: Annotated[int, typer.Option(min=1, help="Turns of each contender.")] = 5,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Any setting, e.g. privileged.batch=64.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON list on stdout.")] = False,
+) -> None:
+    """Steps per second in training, against Stable-Baselines3's DQN at equal updates."""
+    from snn_rl.agents.benchmark_train import training_throughput
+    from snn_rl.agents.config import load_preset, make_config
+    from snn_rl.console import throughput_table
+    from snn_rl.settings import merge, parse_overrides
+
+    options = merge({"env": env, "device": device}, parse_overrides(set_ or []))
+    config = make_config(merge(load_preset(env), options))
+    rows = training_throughput(config, stack=stack, seconds=seconds, repeats=repeats)
+    if as_json:
+        show_json(rows)
+    else:
+        show(throughput_table(rows))
