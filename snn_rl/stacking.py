@@ -42,7 +42,7 @@ def stack_frames(
     after = frames[-older:].transpose(0, 1).clone(memory_format=torch.contiguous_format)
     begun = _first_of_episode(start)[-1]
     ages = torch.arange(len(frames) - older, len(frames), device=x.device)
-    after[ages < begun[:, None]] = 0
+    _blank(after, ages < begun[:, None])
     return stack_at(frames, start, at, older + 1, offset), after
 
 
@@ -65,8 +65,7 @@ def stack_at(x: Tensor, episode_start: Tensor, at: Tensor, count: int, offset: i
         return _stack_pixels(x, at, first, count, offset)
     index = at.unsqueeze(2) - torch.arange(count - 1, -1, -1, device=x.device)
     stacked = x[index, rows[:, None]]
-    # Few rows: a mask would pass over all values.
-    stacked[(index < first.unsqueeze(2)).nonzero(as_tuple=True)] = 0
+    _blank(stacked, index < first.unsqueeze(2))
     return scale_pixels(stacked.flatten(2, 3), offset)
 
 
@@ -74,6 +73,11 @@ def _first_of_episode(episode_start: Tensor) -> Tensor:
     """Index of the first frame of each frame's episode, [frames, batch]; 0 if it is not there."""
     number = torch.arange(len(episode_start), device=episode_start.device)[:, None]
     return torch.where(episode_start, number, 0).cummax(0).values
+
+
+def _blank(x: Tensor, rows: Tensor) -> None:
+    """Zero the rows where `rows`, bool of the leading dimensions, is True."""
+    x[rows.nonzero(as_tuple=True)] = 0  # they are few, and a mask would pass over all values
 
 
 def _stack_pixels(x: Tensor, at: Tensor, first: Tensor, count: int, offset: int) -> Tensor:
