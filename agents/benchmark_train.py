@@ -7,6 +7,7 @@ network shape, stacked frames, batch size and number of updates after each roll-
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -38,13 +39,19 @@ TIMESTEPS = (5, 3, 1)
 
 
 def training_throughput(
-    config: TrainConfig, *, stack: int | None = None, seconds: float, repeats: int
+    config: TrainConfig,
+    *,
+    stack: int | None = None,
+    timesteps: Sequence[int] = TIMESTEPS,
+    seconds: float,
+    repeats: int,
 ) -> list[dict[str, Any]]:
     """One row per contender: agent steps per second, update, replay, ratio to the rival.
 
     Args:
         config: of a run; its Q-learning stage and its spiking stages are measured.
         stack: frames that the Q-learning networks see; by default as in `config`.
+        timesteps: of the spiking stages.
         seconds: of a turn, at least.
         repeats: turns of each contender.
 
@@ -60,7 +67,7 @@ def training_throughput(
     contenders: dict[str, Contender] = {
         RIVAL: partial(train_rival, config, stack),
         "ANN": partial(train_ann, config, stack),
-        **{f"T{t}": partial(train_spiking, config, t) for t in TIMESTEPS},
+        **{f"T{t}": partial(train_spiking, config, t) for t in timesteps},
     }
     records = take_turns(contenders, seconds=seconds, repeats=repeats)
     rival = records[RIVAL].steps_per_second
