@@ -65,6 +65,9 @@ class LearnerConfig(Section):
     """frames before each segment that only build up the membranes"""
     gamma: float = Field(default=0.99, ge=0, lt=1)
     n_step: int = Field(default=32, gt=0)
+    double: bool = True
+    """targets value the action that the online network takes (double DQN), at the cost of one more
+    forward pass, rather than the target network's best one"""
     clip_rewards: bool = False
     """learn from rewards clipped to -1...1 (Atari); scores are never clipped"""
     td: list[float] = Field(default=[1.0, 1.0], min_length=2, max_length=2)

@@ -1,6 +1,6 @@
 """Q-learning and distillation on segments, the same for the ANN and every spiking stage.
 
-Sources: double DQN (van Hasselt et al. 2016), n-step targets, distillation of Q-values by the
+Sources: (double) DQN (van Hasselt et al. 2016), n-step targets, distillation of Q-values by the
 cross-entropy of softmax(Q / temperature) (Rusu et al. 2016), on frames the student visits.
 """
 
@@ -178,8 +178,8 @@ class Learner:
         q, after = forward(frames, start, state, now, final, rates)
         if after is None:
             return q, None
-        online, value = after
-        best = value.gather(2, online.argmax(2, keepdim=True)).squeeze(2)
+        chooser, value = after
+        best = value.gather(2, chooser.argmax(2, keepdim=True)).squeeze(2)
         return q, self._tensor(returns.total) + self._tensor(returns.discount) * best
 
     def _in_sequence(
@@ -211,7 +211,8 @@ class Learner:
             if self.target.stack > 1:
                 own = (before, *own[1:])
             value, _ = self._run(self.target, frames, own, start)
-        return q, (torch.cat([q, after])[final], value[now.start :][final])
+        values = value[now.start :][final]
+        return q, (torch.cat([q, after])[final] if self.config.double else values, values)
 
     def _one_by_one(
         self,
@@ -238,8 +239,10 @@ class Learner:
             return q, None
         stacks = stack_at(frames, start, first + final[0], stack, self.network.offset)
         with torch.no_grad():
-            online, _ = self._run(self.network.on_stacks(), stacks, (), None)
             value, _ = self._run(self.target.on_stacks(), stacks, (), None)
+            if not self.config.double:
+                return q, (value, value)
+            online, _ = self._run(self.network.on_stacks(), stacks, (), None)
         return q, (online, value)
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:

@@ -152,25 +152,28 @@ def td_by_hand(learner: Learner, segment: Segment) -> float:
     for f in range(first, len(frames) - config.n_step):
         for b in np.flatnonzero(segment.valid[f]):
             total, discount, index = slow_return(segment, f, int(b), config.n_step, config.gamma)
-            best = int(online[index, b].argmax())
+            chooser = online if config.double else value
+            best = int(chooser[index, b].argmax())
             target_value = total + discount * float(value[index, b, best])
             error = abs(float(online[f, b, segment.action[f, b]]) - target_value)
             losses.append(error - 0.5 if error > 1 else 0.5 * error**2)
     return float(np.mean(losses))
 
 
+@pytest.mark.parametrize("double", [True, False])
 @pytest.mark.parametrize("n_step", [1, 3])
 @pytest.mark.parametrize("burn_in", [0, 3])
 @pytest.mark.parametrize("stack", [1, 3])
 @pytest.mark.parametrize("kind", ["ann", "T1", "T3", "T2 without carry"])
-def test_double_dqn_loss_is_that_of_a_plain_sequential_pass(
-    kind: str, stack: int, burn_in: int, n_step: int
+def test_dqn_loss_is_that_of_a_plain_sequential_pass(
+    kind: str, stack: int, burn_in: int, n_step: int, double: bool
 ) -> None:
     timesteps = 1 if kind == "ann" else int(kind[1])
     network = ann_network(stack) if kind == "ann" else spiking_network(stack, timesteps)
     learner = learner_of(
         network,
         n_step=n_step,
+        double=double,
         burn_in=burn_in,
         timesteps=timesteps,
         carry_membrane=kind != "T2 without carry",
@@ -191,8 +194,9 @@ def test_double_dqn_loss_is_that_of_a_plain_sequential_pass(
         assert metrics["td"] == pytest.approx(td_by_hand(learner, known), rel=1e-4)
 
 
-def test_online_network_selects_and_target_network_values() -> None:
-    learner = learner_of(ann_network(), n_step=1)
+@pytest.mark.parametrize(("double", "valued"), [(True, 30), (False, 70)])
+def test_in_double_dqn_the_online_network_selects(double: bool, valued: float) -> None:
+    learner = learner_of(ann_network(), n_step=1, double=double)
     target = learner.target
     assert target is not None
     segment = segment_of(2, ends=0)
@@ -205,7 +209,7 @@ def test_online_network_selects_and_target_network_values() -> None:
         online[-1].bias.copy_(torch.tensor([0.0, 5.0, 1.0]))  # selects action 1
         frozen[-1].bias.copy_(torch.tensor([70.0, 30.0, 50.0]))  # would select action 0
     chosen = online[-1].bias.detach()[torch.from_numpy(segment.action[0])]
-    wanted = torch.from_numpy(segment.reward[0]) + 0.99 * 30
+    wanted = torch.from_numpy(segment.reward[0]) + 0.99 * valued
     expected = functional.smooth_l1_loss(chosen, wanted)
     assert learner.loss(segment)[1]["td"] == pytest.approx(float(expected), rel=1e-5)
 
