@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 from torch import Tensor
@@ -110,29 +111,31 @@ def evaluate(
     """
     count = len(seeds)
     vector = conditions.make_vector(env_id, count, 0)
-    rates = _RateCounter(policy, count)
+    rates = _RateCounter(policy)
     try:
         observation, info = vector.reset(seed=list(seeds))  # type: ignore[arg-type]
+        playing = np.arange(count)  # games still on; the network runs for these alone
         state, start = policy.initial_state(count), np.ones(count, np.bool_)
-        active = np.ones(count, np.bool_)
-        cut = np.zeros(count, np.bool_)
+        actions, cut = np.zeros(count, np.int64), np.zeros(count, np.bool_)
         rewards, lengths = np.zeros(count), np.zeros(count, np.int64)
         games = [hashlib.sha256() for _ in seeds]
-        while active.any() and lengths.max() < max_frames:
+        while len(playing) and lengths.max() < max_frames:
             if should_stop():
                 raise Stopped
-            frames = policy.view(pipeline.encode(observation), info, env_id)
-            rates.active = active
+            frames = policy.view(pipeline.encode(observation), info, env_id)[playing]
             q, state = policy.q_values(frames, state, start, rates.observe)
-            action = q.argmax(1)
-            observation, reward, terminated, truncated, info = vector.step(action)
-            rewards += reward * active
-            lengths += active
-            for i in np.flatnonzero(active):
-                games[i].update(f"{action[i]},{reward[i]};".encode())
-            cut |= truncated & ~terminated & active
-            active = active & ~(terminated | truncated)
-            start = np.zeros(count, np.bool_)
+            actions[playing] = q.argmax(1)
+            observation, reward, terminated, truncated, info = vector.step(actions)
+            rewards[playing] += reward[playing]
+            lengths[playing] += 1
+            for i in playing:
+                games[i].update(f"{actions[i]},{reward[i]};".encode())
+            cut[playing] = (truncated & ~terminated)[playing]
+            goes_on = ~(terminated | truncated)[playing]
+            if not goes_on.all():
+                playing = playing[goes_on]
+                state = tuple(tensor[torch.from_numpy(goes_on)] for tensor in state)
+            start = np.zeros(len(playing), np.bool_)
     finally:
         vector.close()
     return Evaluation(
@@ -185,18 +188,16 @@ def evaluate_agent(
 
 
 class _RateCounter:
-    """Counts spikes per layer over the frames of the episodes that still run."""
+    """Counts spikes per layer over the frames that the network sees."""
 
-    def __init__(self, policy: Policy, count: int) -> None:
+    def __init__(self, policy: Policy) -> None:
         self.sizes = {name: layer.size for name, layer in policy.network.spiking.items()}
         self.spikes = dict.fromkeys(self.sizes, 0.0)
         self.frames = dict.fromkeys(self.sizes, 0)
-        self.active = np.ones(count, np.bool_)
 
     def observe(self, layer: str, spikes: Tensor) -> None:
-        per_row = spikes[0].flatten(2).sum((0, 2)).cpu().numpy()
-        self.spikes[layer] += float(per_row[self.active].sum())
-        self.frames[layer] += int(self.active.sum())
+        self.spikes[layer] += float(spikes.sum(dtype=torch.float64))
+        self.frames[layer] += spikes.shape[0] * spikes.shape[2]
 
     def result(self) -> dict[str, float]:
         return {
