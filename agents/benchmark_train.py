@@ -66,7 +66,8 @@ def training_throughput(
     stack = stack or teacher_stack(config.teacher) or config.stack
     contenders: dict[str, Contender] = {
         RIVAL: partial(train_rival, config, stack),
-        "ANN": partial(train_ann, config, stack),
+        "ANN, plain DQN": partial(train_ann, config, stack, False),
+        "ANN, double DQN": partial(train_ann, config, stack, True),
         **{f"T{t}": partial(train_spiking, config, t) for t in timesteps},
     }
     records = take_turns(contenders, seconds=seconds, repeats=repeats)
@@ -111,10 +112,11 @@ class _Paced:
         return not self.going
 
 
-def train_ann(config: TrainConfig, stack: int, pacer: Pacer) -> None:
-    """The ANN that Q-learns."""
+def train_ann(config: TrainConfig, stack: int, double: bool, pacer: Pacer) -> None:
+    """The ANN that Q-learns; without `double` from the targets that the rival's DQN has."""
     task, ann = _ann(config, stack)
-    _train("ann", ann, None, task, q_learning(config), config, pacer)
+    learner = q_learning(config).model_copy(update={"double": double})
+    _train("ann", ann, None, task, learner, config, pacer)
 
 
 def train_spiking(config: TrainConfig, timesteps: int, pacer: Pacer) -> None:

@@ -107,7 +107,8 @@ def test_every_stage_beside_stable_baselines3() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)
-    assert [row["contender"] for row in rows] == [RIVAL, "ANN", "T5", "T3", "T1"]
+    anns = ["ANN, plain DQN", "ANN, double DQN"]
+    assert [row["contender"] for row in rows] == [RIVAL, *anns, "T5", "T3", "T1"]
     for row in rows:
         assert row["ratio"] == row["steps_per_second"] / rows[0]["steps_per_second"] > 0
         assert row["update_ms"] > 0
@@ -122,6 +123,6 @@ def test_a_transition_of_pong_takes_one_frame() -> None:
     )
     rows = training_throughput(config, timesteps=[1], seconds=0.0, repeats=1)
     size = {row["contender"]: row["bytes_per_transition"] for row in rows}
-    assert size["ANN"] <= 7200
+    assert size["ANN, plain DQN"] == size["ANN, double DQN"] <= 7200
     assert size[RIVAL] > 4 * 84 * 84
-    assert list(size) == [RIVAL, "ANN", "T1"]
+    assert "T1" in size
