@@ -145,6 +145,9 @@ class ValidationConfig(Section):
     it every stage uses up its steps"""
     confirm: int = Field(default=256, gt=0)
     """episodes on further seeds that must meet the target too: rare failures show only in many"""
+    max_frames: int | None = Field(default=None, gt=0)
+    """validation episodes are cut off after so many frames; games between good players can go on
+    for ever"""
 
 
 class TrainConfig(Section):

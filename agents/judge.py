@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -66,7 +67,13 @@ class Judge:
     def _play(self, network: Network, seeds: Sequence[int]) -> Evaluation:
         policy, task = replace(self.policy, network=network), self.task
         return evaluate(
-            policy, task.env_id, task.pipeline, seeds, task.conditions, self.should_stop
+            policy,
+            task.env_id,
+            task.pipeline,
+            seeds,
+            task.conditions,
+            self.should_stop,
+            self.config.max_frames or math.inf,
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -162,7 +162,9 @@ class Learner:
         """Q-values [F, B, actions] of the frames between burn-in and bootstrap frames, and their
         TD targets [F, B] where asked for; fills `rates` per layer."""
         frames, start = self._tensor(segment.frames), self._tensor(segment.start)
-        state = segment.state or self.network.initial_state(frames.shape[1])
+        state: State = segment.state or ()
+        if not state and self.network.spiking:
+            state = self.network.initial_state(frames.shape[1])
         now = slice(burn_in, len(frames) - self.ahead)
         forward = self._in_sequence if self.network.spiking else self._one_by_one
         if not bootstrap:

@@ -373,6 +373,12 @@ def test_a_stage_without_any_update_warns(caplog: pytest.LogCaptureFixture) -> N
     assert not caplog.text
 
 
+def test_validation_episodes_can_be_cut_off() -> None:
+    config = tiny(ann={"steps": 256}, validation={"episodes": 4, "max_frames": 5})
+    result, _ = train_ann("CartPole-v1", config, Watcher())
+    assert result.validation == 5  # one point a frame, and no pole falls within five
+
+
 def test_dropout_does_not_disturb_validation() -> None:
     module = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 2))
     result, task = train_ann("CartPole-v1", short(), Watcher(), module)
