@@ -19,6 +19,11 @@ from snn_rl.envs.wrappers import VectorFlicker, check_probability
 SIDE = 84
 """Height and width of a frame, in pixels."""
 
+SEED_EVERY = 16
+"""A seeded start has ALE read its ROM anew, 0.15 s of processor time; a plain one takes 0.01 s. So
+only every so many episodes of an environment are seeded, where an episode depends on that seed and
+the number of starts since: in games without sticky actions, which draw at random in play."""
+
 
 class AtariVector(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
     """Copies of an Atari game, with a grey uint8 frame ``(1, 84, 84)`` for each decision.
@@ -26,9 +31,9 @@ class AtariVector(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
     Frames are the last raw frame of a decision, or with ``maxpool`` the maximum of its last two.
     Rewards (float32) are the game's, unclipped, summed over the skipped frames; losing a life
     ends nothing. An episode opens with 0 … ``noop_max - 1`` raw frames of no-ops drawn from its
-    seed. Episodes end by NEXT_STEP autoreset: the step after an end ignores its action and
-    returns the next episode's first frame with reward 0. ALE skips the drawing of a game's very
-    last frame: the observation of a termination is that of the decision before it.
+    seed (see ``SEED_EVERY``). Episodes end by NEXT_STEP autoreset: the step after an end ignores
+    its action and returns the next episode's first frame with reward 0. ALE skips the drawing of a
+    game's very last frame: the observation of a termination is that of the decision before it.
     """
 
     def __init__(
@@ -69,6 +74,7 @@ class AtariVector(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         from ale_py.vector_env import AtariVectorEnv
 
         self.game, self.num_envs = game, num_envs
+        self._seed_every = 1 if sticky > 0 else SEED_EVERY
         self._vector: Any = AtariVectorEnv(
             game.rom,
             num_envs,
@@ -99,6 +105,7 @@ class AtariVector(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         self._lengths = np.zeros(num_envs, np.int64)
         self._actions = np.zeros((num_envs, 1024), np.uint8)
         self._over = np.zeros(num_envs, np.bool_)
+        self._cut = np.zeros(num_envs, np.bool_)  # by the limit of the episode's length
         self._flicker = VectorFlicker(flicker, num_envs)
 
     def reset(
@@ -163,11 +170,12 @@ class AtariVector(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
             begun = self._over
             for i in np.flatnonzero(begun):
                 self._episodes[i] += 1
-            # ALE has just begun these episodes without a seed of ours, so they begin again.
-            frames, info = self._start(begun)
+            # ALE has just begun the terminated ones without a seed, and not ended those that time
+            # has cut off.
+            frames, info = self._start(begun, started=begun & ~self._cut)
             rewards[begun] = 0
             terminated[begun] = truncated[begun] = False
-        self._over = terminated | truncated
+        self._over, self._cut = terminated | truncated, truncated
         self._flicker.blank(frames, self._lengths)
         return frames, rewards, terminated, truncated, info
 
@@ -182,17 +190,52 @@ class AtariVector(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
             raise gym.error.ResetNeeded("call reset before the first step")
         return chosen.astype(np.int64, copy=False)
 
-    def _start(self, begun: NDArray[np.bool_]) -> tuple[NDArray[np.uint8], dict[str, Any]]:
-        """Begin the current episodes of some environments; the current frames of all."""
-        seeds = []
-        for i in np.flatnonzero(begun).tolist():
-            exact = self._explicit[i] and self._episodes[i] == 0
-            base, index, episode = self._seeds[i], self._indices[i], self._episodes[i]
-            seeds.append(base if exact else episode_seed(base, index, episode))
-            self._flicker.begin(i, seeds[-1])
+    def _start(
+        self, begun: NDArray[np.bool_], started: NDArray[np.bool_] | None = None
+    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+        """Begin the current episodes of some environments; the current frames of all.
+
+        Args:
+            started: those that ALE has begun already, if no seed is due.
+        """
+        since = self._begin(begun)
+        self._reset_seeded(begun & (since == 0))
+        plain = begun & (since > 0)
+        return self._reset_plainly(plain if started is None else plain & ~started)
+
+    def _start_over(self, begun: NDArray[np.bool_]) -> None:
+        """Begin the current episodes from the seeds they depend on."""
+        since = self._begin(begun)
+        self._reset_seeded(begun)
+        for number in range(since[begun].max(initial=0)):
+            self._reset_plainly(begun & (since > number))
+
+    def _begin(self, begun: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Note that episodes begin; how many starts ago each environment was seeded."""
         self._lengths[begun] = 0
-        mask = None if begun.all() else {"reset_mask": begun}
-        frames, info = self._vector.reset(seed=np.array(seeds, np.int64), options=mask)
+        for i in np.flatnonzero(begun).tolist():
+            self._flicker.begin(i, self._seed_of(i, self._episodes[i]))
+        return np.array(self._episodes) % self._seed_every
+
+    def _seed_of(self, i: int, episode: int) -> int:
+        """Seed of an episode of environment i."""
+        if self._explicit[i] and episode == 0:
+            return self._seeds[i]
+        return episode_seed(self._seeds[i], self._indices[i], episode)
+
+    def _reset_seeded(self, chosen: NDArray[np.bool_]) -> None:
+        """Give ALE the seeds that the current episodes of some environments depend on."""
+        seeds = []
+        for i in np.flatnonzero(chosen).tolist():
+            episode = self._episodes[i]
+            seeds.append(self._seed_of(i, episode - episode % self._seed_every))
+        if seeds:
+            mask = None if chosen.all() else {"reset_mask": chosen}
+            self._vector.reset(seed=np.array(seeds, np.int64), options=mask)
+
+    def _reset_plainly(self, chosen: NDArray[np.bool_]) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+        """Begin an episode without a seed in some environments; the current frames of all."""
+        frames, info = self._vector.reset(options={"reset_mask": chosen})
         return frames, info
 
     def snapshot(self) -> list[dict[str, Any]]:
@@ -203,7 +246,7 @@ class AtariVector(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         """
         if min(self._episodes) < 0:
             raise RestoreError("the environments were never reset: there is nothing to record")
-        frames, _ = self._current()
+        frames, _ = self._reset_plainly(np.zeros(self.num_envs, np.bool_))
         self._flicker.blank(frames, self._lengths)
         played = [row[:n] for row, n in zip(self._actions, self._lengths, strict=True)]
         return [
@@ -258,7 +301,7 @@ class AtariVector(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         self._vector.reset()
         for step in range(total):
             if (begun := lengths == total - step).any():
-                self._start(begun)
+                self._start_over(begun)
             _, _, terminated, _, _ = self._vector.step(plan[:, step])
             ended = terminated & (lengths >= total - step)
             if step < total - 1 and ended.any():
@@ -268,20 +311,15 @@ class AtariVector(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
                     self._indices[i], self._episodes[i], int(lengths[i]) - left, int(lengths[i])
                 )
         if (begun := lengths == 0).any():
-            self._start(begun)
+            self._start_over(begun)
         self._lengths = lengths
         self._actions = np.zeros((self.num_envs, max(1024, 2 * total)), np.uint8)
         for i, actions in enumerate(played):
             self._actions[i, : len(actions)] = actions
-        self._over = (terminated & (lengths > 0)) | (lengths >= self.game.decisions)
-        return self._current()
-
-    def _current(self) -> tuple[NDArray[np.uint8], dict[str, Any]]:
-        """Frames that the games show now, without blanks, and infos."""
-        frames, info = self._vector.reset(
-            seed=np.zeros(0, np.int64), options={"reset_mask": np.zeros(self.num_envs, np.bool_)}
-        )
-        return frames, info
+        terminated &= lengths > 0
+        self._cut = (lengths >= self.game.decisions) & ~terminated
+        self._over = terminated | self._cut
+        return self._reset_plainly(np.zeros(self.num_envs, np.bool_))
 
     def close_extras(self, **kwargs: Any) -> None:
         """Free the emulators."""

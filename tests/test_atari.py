@@ -222,7 +222,8 @@ def test_the_step_after_an_end_is_the_next_start() -> None:
         ends += int(terminated[0])
     assert ends == 1
     assert (rewards[0], terminated[0], truncated[0], info["lives"][0]) == (0, False, False, 5)
-    start, start_info = alone.reset(seed=[episode_seed(11, 0, 1)])
+    alone.reset(seed=[11])
+    start, start_info = alone.reset()
     np.testing.assert_array_equal(frames[0], start[0])
     assert info["episode_frame_number"][0] == start_info["episode_frame_number"][0]
     np.testing.assert_array_equal(vector.step(action)[0][0], alone.step(action[:1])[0][0])
@@ -253,6 +254,35 @@ def test_restored_run_equals_the_uninterrupted_one(explicit: bool, at_end: bool)
     assert snapshot(other) == snapshot(vector)
 
 
+@pytest.mark.parametrize("env_id", [BREAKOUT, "SeaquestNoFrameskip-v4"])
+def test_starts_without_a_seed_are_restored(env_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("snn_rl.envs.atari.SEED_EVERY", 3)
+    vector = make_vector(env_id, 2, seed=4)
+    vector.reset()
+    actions = actions_for(vector, 3000)
+    count = 0
+    for episode in (1, 2, 3, 5):
+        while min(record["episode"] for record in snapshot(vector)) < episode:
+            play(vector, actions[count : count + 25])
+            count += 25
+        other = make_vector(env_id, 2, seed=99)
+        restore(other, snapshot(vector))
+        rest = actions[count : count + 200]  # past the end of an episode, too
+        count += len(rest)
+        assert same(play(vector, rest), play(other, rest))
+        assert snapshot(other) == snapshot(vector)
+
+
+def test_a_seed_is_due_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("snn_rl.envs.atari.SEED_EVERY", 3)
+    vector, alone = (make_vector(BREAKOUT, 1, seed=4) for _ in range(2))
+    infos = [vector.reset()[1] for _ in range(4)]
+    for episode in (0, 3):
+        _, info = alone.reset(seed=[episode_seed(4, 0, episode)])
+        assert info["frame_number"] == infos[episode]["frame_number"]
+    assert infos[3]["frame_number"] < infos[2]["frame_number"]  # the ROM was read anew
+
+
 def test_truncation_shows_the_last_frame_and_restores(register: Any) -> None:
     name = register(
         "Short-v0",
@@ -276,7 +306,8 @@ def test_truncation_shows_the_last_frame_and_restores(register: Any) -> None:
     start, _, terminated, truncated, _ = vector.step(actions[0])
     assert not terminated[0] and not truncated[0]
     other = make_vector(name, 1, seed=9)
-    expected, _ = other.reset(seed=[episode_seed(5, 0, 1)])
+    other.reset(seed=[5])
+    expected, _ = other.reset()
     np.testing.assert_array_equal(start, expected)
     restore(other, records)
     np.testing.assert_array_equal(other.step(actions[3])[0], start)
