@@ -9,26 +9,22 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from snn_rl.agents.calibration import play_for_calibration
 from snn_rl.agents.config import LearnerConfig, TrainConfig, teacher_stack
-from snn_rl.agents.evaluation import Conditions, Evaluation
+from snn_rl.agents.evaluation import Evaluation
 from snn_rl.agents.given import choose_device
-from snn_rl.agents.judge import Task
 from snn_rl.agents.memory import keep_freed_memory
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.progress import Progress
-from snn_rl.agents.qnetwork import build_network
+from snn_rl.agents.run import Run
 from snn_rl.agents.training import StageTrainer
 from snn_rl.agents.turns import Contender, Pacer, Record, take_turns
-from snn_rl.conversion import NeuronOptions, convert
-from snn_rl.envs import check_spaces
 from snn_rl.envs.games import atari_game
-from snn_rl.envs.observation import pipeline_for
 from snn_rl.errors import SnnRlError
 
 RIVAL = "Stable-Baselines3 DQN"
@@ -114,54 +110,44 @@ class _Paced:
 
 def train_ann(config: TrainConfig, stack: int, double: bool, pacer: Pacer) -> None:
     """The ANN that Q-learns; without `double` from the targets that the rival's DQN has."""
-    task, ann = _ann(config, stack)
     learner = q_learning(config).model_copy(update={"double": double})
-    _train("ann", ann, None, task, learner, config, pacer)
+    run = Run(config, Path(), _Paced(pacer))
+    _train(run, "ann", run.build_ann(run.pipeline.frame_shape, stack), None, learner, pacer)
 
 
 def train_spiking(config: TrainConfig, timesteps: int, pacer: Pacer) -> None:
     """A spiking stage; an untrained ANN labels its frames."""
-    task, student = _ann(config, config.stack)
-    _, teacher = _ann(config, teacher_stack(config.teacher) or config.stack)
-    network = convert(
-        student.network,
-        play_for_calibration(student, teacher, task, config.seed),
-        timesteps=timesteps,
-        carry_membrane=config.carry_membrane,
-        options=NeuronOptions(threshold=config.neurons.threshold, leak=config.neurons.leak),
-    )
+    config = config.model_copy(update={"timesteps": timesteps})
+    run = Run(config, Path(), _Paced(pacer))
+    shape, stack = run.pipeline.frame_shape, teacher_stack(config.teacher) or config.stack
+    teacher = run.build_ann(shape, stack)
+    network = run.convert_ann(run.build_ann(shape, config.stack), teacher)
     policy = Policy(network, timesteps, config.carry_membrane)
     learner = config.spiking.model_copy(update={"steps": ENDLESS, "learning_starts": 0})
-    _train(f"T{timesteps}", policy, teacher, task, learner, config, pacer)
-
-
-def _ann(config: TrainConfig, stack: int) -> tuple[Task, Policy]:
-    """The environment, and an untrained ANN that sees `stack` of its frames."""
-    torch.set_num_threads(config.threads)
-    torch.manual_seed(config.seed)
-    spec = check_spaces(config.env)
-    pipeline = pipeline_for(spec)
-    conditions = Conditions(config.flicker, config.sticky, config.maxpool)
-    task = Task(config.env, pipeline, spec.num_actions, config.seed, conditions)
-    shape, actions = pipeline.frame_shape, spec.num_actions
-    network = build_network(shape, actions, stack=stack, hidden=config.hidden)
-    return task, Policy(network.to(choose_device(config.device, pipeline.pixels)))
+    _train(run, f"T{timesteps}", policy, teacher, learner, pacer)
 
 
 def _train(
+    run: Run,
     name: str,
     policy: Policy,
     teacher: Policy | None,
-    task: Task,
     learner: LearnerConfig,
-    config: TrainConfig,
     pacer: Pacer,
 ) -> None:
-    """Run a stage's own training loop, without validations, as `snn-rl train` does."""
+    """A stage's own training loop, without validations and saves, as `snn-rl train` runs it."""
     keep_freed_memory()
-    validation = config.validation.model_copy(update={"every": ENDLESS})
+    torch.set_num_threads(run.config.threads)
+    validation = run.config.validation.model_copy(update={"every": ENDLESS})
     trainer = StageTrainer(
-        name, policy, task, learner, validation, teacher, _Paced(pacer), stage_seed=config.seed
+        name,
+        policy,
+        run.task,
+        learner,
+        validation,
+        teacher,
+        run.monitor,
+        stage_seed=run.config.seed,
     )
     pacer.bytes_per_transition = _bytes(trainer.replay, trainer.replay.start.size)
     pacer.time(trainer.learner, "update")

@@ -129,7 +129,7 @@ class Run:
     def _train_ann(self, teacher: Policy | None) -> Agent:
         config = self.config
         stage = _Stage("ann", 1, config.ann)
-        policy = self._build_ann(self.pipeline.frame_shape, config.stack)
+        policy = self.build_ann(self.pipeline.frame_shape, config.stack)
         if self.given_start is not None:
             policy = replace(policy, network=self.given_start.policy.network)
             if config.ann.steps == 0:
@@ -164,7 +164,7 @@ class Run:
         """The converted ANN, or the spiking network that the run starts from."""
         if "ann" in stages:
             ann = stages["ann"].policy
-            return self._convert(ann, labeller or ann)
+            return self.convert_ann(ann, labeller or ann)
         assert self.given_start is not None
         network = self.given_start.policy.network.clone()
         if self.config.rescale_leak:
@@ -183,7 +183,7 @@ class Run:
             return self.given_teacher
         stack = teacher_stack(name)
         shape = self.pipeline.frame_shape if stack else self._full_state_shape()
-        policy = replace(self._build_ann(shape, stack or 1), privileged=not stack)
+        policy = replace(self.build_ann(shape, stack or 1), privileged=not stack)
         return self._train(_Stage("teacher", 0, self.config.privileged), policy, None).policy
 
     def _full_state_shape(self) -> tuple[int, ...]:
@@ -195,7 +195,7 @@ class Run:
         finally:
             vector.close()
 
-    def _build_ann(self, shape: tuple[int, ...], stack: int) -> Policy:
+    def build_ann(self, shape: tuple[int, ...], stack: int) -> Policy:
         """Policy of a freshly initialised ANN that sees `stack` frames of `shape`."""
         torch.manual_seed(self.config.seed)
         own = shape == self.pipeline.frame_shape
@@ -209,8 +209,8 @@ class Run:
         )
         return Policy(network.to(self.device))
 
-    def _convert(self, ann: Policy, labeller: Policy) -> Network:
-        """Spiking network from the ANN, balanced on real roll-outs."""
+    def convert_ann(self, ann: Policy, labeller: Policy) -> Network:
+        """Spiking network from the ANN for the first spiking stage, balanced on real roll-outs."""
         config, neurons = self.config, self.config.neurons
         options = NeuronOptions(
             threshold=neurons.threshold,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -129,7 +130,7 @@ def _has_display() -> bool:
     return sys.platform != "linux" or any(os.environ.get(name) for name in wanted)
 
 
-class _File:
+class _File(ABC):
     """A file that is written under a temporary name beside its own."""
 
     def __init__(self, path: Path, size: tuple[int, int]) -> None:
@@ -160,9 +161,9 @@ class _File:
         finally:
             self._temporary.unlink(missing_ok=True)
 
+    @abstractmethod
     def _close(self, keep: bool) -> None:
         """Write what is still to be written, if it is to be kept."""
-        raise NotImplementedError
 
 
 class Mp4File(_File):
