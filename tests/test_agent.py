@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-import snn_rl
 from snn_rl.agents.agent import Agent, load_agent
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.qnetwork import build_network, mlp
@@ -529,38 +526,3 @@ def test_stable_baselines_evaluates_it_on_a_single_environment() -> None:
             over = terminated or truncated
         expected.append(total)
     assert rewards == expected
-
-
-HEAVY = ("torch", "gymnasium", "ale_py", "stable_baselines3", "numpy", "matplotlib", "numba")
-
-
-def loaded_modules(statement: str) -> set[str]:
-    code = f"import sys\n{statement}\nprint(*{{m.partition('.')[0] for m in sys.modules}})"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=100
-    )
-    return set(done.stdout.split())
-
-
-def test_importing_the_package_loads_nothing_heavy() -> None:
-    found = loaded_modules("import snn_rl; snn_rl.__version__; snn_rl.__all__")
-    assert "snn_rl" in found
-    assert not found & set(HEAVY)
-
-
-def test_the_command_line_starts_without_anything_heavy() -> None:
-    assert not loaded_modules("import snn_rl.cli") & set(HEAVY)
-
-
-def test_loading_an_agent_needs_no_rival_and_no_plots() -> None:
-    found = loaded_modules("import snn_rl; snn_rl.load_agent")
-    assert "torch" in found
-    assert not found & {"stable_baselines3", "matplotlib", "tensorboard", "pydantic"}
-
-
-def test_every_public_name_is_there() -> None:
-    for name in snn_rl.__all__:
-        assert getattr(snn_rl, name) is not None
-    assert snn_rl.Agent is Agent
-    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
-        _ = snn_rl.nonsense

@@ -1,0 +1,264 @@
+"""Tracing torch modules: what is understood, and what is refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from modules import FEATURES, IMAGE, Made, Residual, conv, output, seeded
+from torch import Tensor, nn
+from torch.nn import functional
+
+from snn_rl.conversion import Calibration, NeuronOptions, convert
+from snn_rl.errors import ConversionError
+from snn_rl.tracing import trace
+
+SUPPORTED: dict[str, tuple[tuple[int, ...], Callable[[], nn.Module]]] = {
+    "sequential": (
+        FEATURES,
+        lambda: nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3, bias=False)),
+    ),
+    "functional relu": (
+        FEATURES,
+        lambda: Made(
+            lambda m, x: m.b(functional.relu(m.a(x))), a=nn.Linear(6, 8), b=nn.Linear(8, 3)
+        ),
+    ),
+    "relu method, flatten method, float": (
+        IMAGE,
+        lambda: Made(
+            lambda m, x: m.b(m.a(x.float()).relu().flatten(1)), a=conv(), b=nn.Linear(192, 3)
+        ),
+    ),
+    "torch.relu, torch.flatten, functional pool and dropout": (
+        IMAGE,
+        lambda: Made(
+            lambda m, x: m.b(
+                functional.dropout(
+                    torch.flatten(
+                        functional.avg_pool2d(torch.relu(m.a(x)), 2, stride=2), start_dim=1
+                    ),
+                    0.2,
+                    training=False,
+                )
+            ),
+            a=conv(),
+            b=nn.Linear(48, 3),
+        ),
+    ),
+    "batch-norm 1d, twice": (
+        FEATURES,
+        lambda: nn.Sequential(
+            nn.Linear(6, 8), nn.BatchNorm1d(8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)
+        ),
+    ),
+    "identity": (
+        FEATURES,
+        lambda: nn.Sequential(nn.Linear(6, 8), nn.Identity(), nn.ReLU(), nn.Linear(8, 3)),
+    ),
+    "convolution options": (
+        IMAGE,
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 4, (3, 2), stride=(2, 1), padding=(1, 0), dilation=(1, 2), groups=2),
+            nn.ReLU(),
+            nn.AvgPool2d((2, 3), stride=(1, 2)),
+            nn.Flatten(),
+            nn.Linear(24, 3),
+        ),
+    ),
+    "residual": (IMAGE, Residual),
+    "residual, in place": (IMAGE, lambda: Residual(bias=False, inplace=True)),
+    "relu in place before a shortcut": (
+        FEATURES,
+        lambda: Made(
+            lambda m, x: m.c(m.relu(m.b(m.relu(y := m.a(x))) + y)),
+            a=nn.Linear(6, 8),
+            b=nn.Linear(8, 8),
+            c=nn.Linear(8, 3),
+            relu=nn.ReLU(inplace=True),
+        ),
+    ),
+    "value added to itself": (
+        FEATURES,
+        lambda: Made(
+            lambda m, x: m.b((y := m.a(x).relu()) + y), a=nn.Linear(6, 8), b=nn.Linear(8, 3)
+        ),
+    ),
+    "shared layer and awkward names": (
+        FEATURES,
+        lambda: Made(
+            lambda m, x: m.items(m.values(m.values(x).relu()).relu()),
+            values=nn.Linear(6, 6),
+            items=nn.Linear(6, 3),
+        ),
+    ),
+    "a branch that leads nowhere": (
+        FEATURES,
+        lambda: Made(
+            lambda m, x: (m.c(x), m.b(m.a(x).relu()))[1],
+            a=nn.Linear(6, 8),
+            b=nn.Linear(8, 3),
+            c=nn.Linear(6, 3),
+        ),
+    ),
+    "factor on the input": (
+        FEATURES,
+        lambda: Made(
+            lambda m, x: m.b(m.a(0.5 * (x / 4)).relu()), a=nn.Linear(6, 8), b=nn.Linear(8, 3)
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SUPPORTED)
+def test_traced_equals_module(name: str) -> None:
+    shape, build = SUPPORTED[name]
+    module = seeded(build, 1)
+    network = trace(module, shape, pixels=False)
+    x = torch.randn(7, *shape, generator=torch.Generator().manual_seed(0))
+    wanted = module(x.clone()).detach()
+    torch.testing.assert_close(output(network, x), wanted, rtol=1e-5, atol=1e-5)
+    # ... and converts to spikes that approach it
+    snn = convert(
+        network, Calibration(x[None]), timesteps=64, options=NeuronOptions(percentile=99.0)
+    )
+    error = (output(snn, x, 256) - wanted).norm() / wanted.norm()
+    assert error < 0.15, f"relative error {error:.3f}"
+
+
+@pytest.mark.parametrize("divides", [True, False])
+def test_traced_pixels_equal_module(divides: bool) -> None:
+    module = seeded(
+        lambda: Made(
+            lambda m, x: m.b(m.a(x / 255 if divides else x * (1 / 255)).relu().flatten(1)),
+            a=conv(),
+            b=nn.Linear(192, 3),
+        ),
+        2,
+    )
+    network = trace(module, IMAGE, pixels=True)
+    x = torch.randint(0, 256, (5, *IMAGE), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(
+        output(network, x.to(torch.uint8)), module(x.float()).detach(), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_traced_stack_equals_module_on_stacked_frames() -> None:
+    module = seeded(lambda: nn.Sequential(nn.Linear(9, 8), nn.ReLU(), nn.Linear(8, 2)), 0)
+    network = trace(module, (3,), pixels=False, stack=3)
+    x = torch.randn(3, 4, 3, generator=torch.Generator().manual_seed(0))
+    y, _ = network(x, network.initial_state(4))
+    torch.testing.assert_close(y[2], module(torch.cat(list(x), 1)))
+
+
+def test_tracing_copies() -> None:
+    module = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    network = trace(module, FEATURES, pixels=False)
+    before = output(network, torch.ones(1, 6))
+    for parameter in module.parameters():
+        parameter.data.zero_()
+    assert torch.equal(output(network, torch.ones(1, 6)), before)
+
+
+def two_inputs() -> nn.Module:
+    class Two(nn.Module):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return x + y
+
+    return Two()
+
+
+def bare_parameter() -> nn.Module:
+    class Bare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.offset = nn.Parameter(torch.ones(6))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.offset
+
+    return Bare()
+
+
+def within(layer: nn.Module) -> Callable[[], nn.Module]:
+    """The layer after a linear one."""
+    return lambda: nn.Sequential(nn.Linear(6, 6), layer, nn.ReLU(), nn.Linear(6, 3))
+
+
+def inside(forward: Callable[[Tensor], Tensor]) -> Callable[[], nn.Module]:
+    """The function after a linear layer."""
+    return lambda: Made(
+        lambda m, x: m.b(forward(m.a(x)).relu()), a=nn.Linear(6, 6), b=nn.Linear(6, 3)
+    )
+
+
+def images(*layers: nn.Module) -> Callable[[], nn.Module]:
+    return lambda: nn.Sequential(conv(), nn.ReLU(), *layers, nn.Flatten(), nn.Linear(48, 3))
+
+
+REFUSED: dict[str, tuple[tuple[int, ...], Callable[[], nn.Module]]] = {
+    r"'2' \(MaxPool2d\)": (IMAGE, images(nn.MaxPool2d(2))),
+    "max_pool2d": (
+        IMAGE,
+        lambda: Made(lambda m, x: functional.max_pool2d(m.a(x).relu(), 2), a=conv()),
+    ),
+    r"'1' \(Sigmoid\)": (FEATURES, within(nn.Sigmoid())),
+    r"\(Softmax\)": (FEATURES, within(nn.Softmax(1))),
+    r"\(softmax\)": (FEATURES, inside(lambda x: torch.softmax(x, 1))),
+    r"\(LayerNorm\)": (FEATURES, within(nn.LayerNorm(6))),
+    r"\(GRU\)": (FEATURES, lambda: Made(lambda m, x: m.rnn(x)[0], rnn=nn.GRU(6, 6))),
+    r"\(tanh\)": (FEATURES, inside(torch.tanh)),
+    "data-dependent branch": (FEATURES, inside(lambda x: x if x.sum() > 0 else -x)),
+    "more than one input": (FEATURES, two_inputs),
+    "'offset' is used as a bare parameter": (FEATURES, bare_parameter),
+    "multiplication or division inside": (FEATURES, inside(lambda x: x * 2)),
+    "with a constant": (FEATURES, inside(lambda x: x + 1)),
+    "addition with a factor": (FEATURES, inside(lambda x: torch.add(x, x, alpha=2))),
+    "padding or ceil_mode": (IMAGE, images(nn.AvgPool2d(2, padding=1, stride=2))),
+    "divisor_override": (IMAGE, images(nn.AvgPool2d(2, divisor_override=1))),
+    "circular padding": (
+        IMAGE,
+        lambda: nn.Sequential(nn.Conv2d(2, 3, 3, padding_mode="circular"), nn.ReLU()),
+    ),
+    "Flatten that keeps axes": (IMAGE, images(nn.Flatten(2))),
+    "must return one tensor": (
+        FEATURES,
+        lambda: Made(lambda m, x: (m.a(x), x), a=nn.Linear(6, 3)),  # type: ignore[arg-type,return-value]
+    ),
+    "one of several uses of the input": (
+        FEATURES,
+        lambda: Made(lambda m, x: m.a(x / 2) + m.b(x), a=nn.Linear(6, 3), b=nn.Linear(6, 3)),
+    ),
+    "unusual parameters": (
+        FEATURES,
+        lambda: nn.Sequential(
+            nn.Linear(6, 6), nn.BatchNorm1d(6, track_running_stats=False), nn.ReLU()
+        ),
+    ),
+    "unusual parameters'?": (
+        FEATURES,
+        lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(6, 6)), nn.ReLU()),
+    ),
+    r"'_1' \(BatchNorm\) must directly follow": (
+        FEATURES,
+        lambda: nn.Sequential(nn.ReLU(), nn.BatchNorm1d(6), nn.Linear(6, 3)),
+    ),
+    r"must end in a Linear or Conv2d": (
+        FEATURES,
+        lambda: nn.Sequential(nn.Linear(6, 8), nn.ReLU()),
+    ),
+    "needs at least one ReLU": (FEATURES, lambda: nn.Sequential(nn.Linear(6, 8))),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_cannot_be_converted_is_named(message: str) -> None:
+    shape, build = REFUSED[message]
+    with pytest.raises(ConversionError, match=message) as error:
+        convert(
+            trace(build().eval(), shape, pixels=False),
+            Calibration(torch.rand(1, 2, *shape)),
+            timesteps=1,
+        )
+    assert "\n" not in str(error.value)
