@@ -18,7 +18,6 @@ import torch
 from snn_rl.agents.config import LearnerConfig, TrainConfig, teacher_stack
 from snn_rl.agents.evaluation import Evaluation
 from snn_rl.agents.given import choose_device
-from snn_rl.agents.memory import keep_freed_memory
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.progress import Progress
 from snn_rl.agents.run import Run
@@ -26,6 +25,7 @@ from snn_rl.agents.training import StageTrainer
 from snn_rl.agents.turns import Contender, Pacer, Record, take_turns
 from snn_rl.envs.games import atari_game
 from snn_rl.errors import SnnRlError
+from snn_rl.memory import keep_freed_memory
 
 RIVAL = "Stable-Baselines3 DQN"
 RIVAL_ENVS = 16
@@ -110,6 +110,7 @@ class _Paced:
 
 def train_ann(config: TrainConfig, stack: int, double: bool, pacer: Pacer) -> None:
     """The ANN that Q-learns; without `double` from the targets that the rival's DQN has."""
+    keep_freed_memory()
     learner = q_learning(config).model_copy(update={"double": double})
     run = Run(config, Path(), _Paced(pacer))
     _train(run, "ann", run.build_ann(run.pipeline.frame_shape, stack), None, learner, pacer)
@@ -117,6 +118,7 @@ def train_ann(config: TrainConfig, stack: int, double: bool, pacer: Pacer) -> No
 
 def train_spiking(config: TrainConfig, timesteps: int, pacer: Pacer) -> None:
     """A spiking stage; an untrained ANN labels its frames."""
+    keep_freed_memory()
     config = config.model_copy(update={"timesteps": timesteps})
     run = Run(config, Path(), _Paced(pacer))
     shape, stack = run.pipeline.frame_shape, teacher_stack(config.teacher) or config.stack
@@ -136,7 +138,6 @@ def _train(
     pacer: Pacer,
 ) -> None:
     """A stage's own training loop, without validations and saves, as `snn-rl train` runs it."""
-    keep_freed_memory()
     torch.set_num_threads(run.config.threads)
     validation = run.config.validation.model_copy(update={"every": ENDLESS})
     trainer = StageTrainer(
@@ -150,8 +151,7 @@ def _train(
         stage_seed=run.config.seed,
     )
     pacer.bytes_per_transition = _bytes(trainer.replay, trainer.replay.start.size)
-    pacer.time(trainer.learner, "update")
-    pacer.time(trainer.replay, "sample")
+    pacer.time(trainer.learner, "learn")
     trainer.run()
 
 

@@ -16,7 +16,7 @@ import torch
 from snn_rl.agents.config import LearnerConfig, ValidationConfig
 from snn_rl.agents.evaluation import Stopped
 from snn_rl.agents.judge import Judge, Task
-from snn_rl.agents.learner import Learner, read_metrics
+from snn_rl.agents.learner import Learner
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.progress import Monitor, Progress
 from snn_rl.agents.replay import Segment, SegmentReplay
@@ -92,7 +92,7 @@ class StageTrainer:
         )
         self.length = config.rollout
         if config.replay:
-            self.length = self.learner.burn_in + config.segment + self.learner.ahead
+            self.length = self.learner.passes.burn_in + config.segment + self.learner.passes.ahead
         self.replay = self._make_replay()
         self.steps = 0
         self.seconds = 0.0
@@ -209,8 +209,7 @@ class StageTrainer:
         self.recent.extend(episode_return for episode_return, _ in finished)
         self.steps += config.rollout * config.num_envs
         if self.steps >= config.learning_starts and len(self.replay) >= self.length:
-            updates = [self.learner.update(segment) for segment in self._segments(before)]
-            self.metrics = read_metrics(updates[-1])
+            self.metrics = self.learner.learn(self._segments(before))
 
     def _segments(self, before: State) -> Iterator[Segment]:
         """Data of the updates after a roll-out: drawn from the replay, or the roll-out itself,

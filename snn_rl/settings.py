@@ -82,7 +82,7 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         except (yaml.YAMLError, ValueError):
             raise ConfigError(f"--set {path}: {text!r} is not a YAML value") from None
         for key in reversed(path.split(".")):
-            value = {key: value}
+            value = {int(key) if key.isdecimal() else key: value}
         result = merge(result, value)
     return result
 

@@ -219,6 +219,10 @@ def test_overrides_read_every_way_to_write_a_number(text: str) -> None:
     assert make(**overrides).ann.learning_rate == 0.0005
 
 
+def test_numbers_in_a_path_are_the_keys_of_mappings_by_number() -> None:
+    assert parse_overrides(["spiking.epochs_at.1=2"]) == {"spiking": {"epochs_at": {1: 2}}}
+
+
 def test_what_looks_like_a_number_only_in_part_stays_text() -> None:
     assert parse_overrides(["teacher=5e4x", "device=1e"]) == {"teacher": "5e4x", "device": "1e"}
 

@@ -98,10 +98,10 @@ def train(
 
 def _train(settings: TrainConfig, folder: Path, command: str) -> None:
     """Train and show progress; signals end it cleanly."""
-    from snn_rl.agents.memory import keep_freed_memory
     from snn_rl.agents.monitors import FileMonitor, MonitorGroup, StopFlag
     from snn_rl.agents.run import Interrupted, Run
     from snn_rl.console import ConsoleMonitor
+    from snn_rl.memory import keep_freed_memory
 
     keep_freed_memory()
     stop = StopFlag()

@@ -198,11 +198,13 @@ def _train(settings: VisionConfig, folder: Path) -> None:
     import torch
 
     from snn_rl.agents.monitors import StopFlag
+    from snn_rl.memory import keep_freed_memory
     from snn_rl.vision.datasets import load_data
     from snn_rl.vision.hardware import open_hardware
     from snn_rl.vision.monitor import FileMonitor, LineMonitor, Monitor, MonitorGroup
     from snn_rl.vision.run import Interrupted, Run
 
+    keep_freed_memory()
     torch.set_num_threads(settings.threads)
     stop, files = StopFlag(), FileMonitor(folder)
     with open_hardware(
