@@ -7,42 +7,19 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
+from made_agents import ENV, OPTIONS, SCALE, card, make_agent, observations, values
 
 from snn_rl.agents.agent import Agent, load_agent
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.qnetwork import build_network, mlp
-from snn_rl.conversion import Calibration, NeuronOptions, convert
+from snn_rl.conversion import Calibration, convert
 from snn_rl.envs.observation import ObservationPipeline
 from snn_rl.errors import CheckpointError
 from snn_rl.grid import snap
 from snn_rl.tracing import trace
-
-ENV = "PositionOnlyCartPole-v1"
-SCALE = (2.0, 16.0)
-OPTIONS = NeuronOptions(leak="neuron", leak_low=0.6, leak_high=0.99)
-
-
-def card(env_id: str = ENV) -> dict[str, Any]:
-    return {"stage": "T2", "environment": {"env_id": env_id, "num_actions": 2}}
-
-
-def make_agent(seed: int = 0, timesteps: int = 2) -> Agent:
-    torch.manual_seed(seed)
-    ann = trace(mlp(2, [32, 16], 2), (2,), pixels=False)
-    frames = 0.4 * torch.randn(30, 8, 2)
-    network = convert(
-        ann, Calibration(frames), timesteps=timesteps, carry_membrane=True, options=OPTIONS
-    )
-    snap(network, timesteps)
-    network.eval()
-    return Agent(
-        Policy(network, timesteps), ObservationPipeline("vector", (2,), scale=SCALE), card()
-    )
 
 
 def pixel_agent() -> Agent:
@@ -53,15 +30,6 @@ def pixel_agent() -> Agent:
     snap(network, 1)
     pipeline = ObservationPipeline("image", (96, 60, 3))
     return Agent(Policy(network.eval()), pipeline, card("Some-v0"))
-
-
-def observations(count: int, batch: int | None = None, seed: int = 1) -> NDArray[np.float32]:
-    shape = (count, 2) if batch is None else (count, batch, 2)
-    return np.random.default_rng(seed).normal(0, 0.2, shape).astype(np.float32)
-
-
-def values(agent: Agent, sequence: NDArray[Any]) -> NDArray[Any]:
-    return np.array([agent.q_values(observation) for observation in sequence])
 
 
 def test_single_and_batched_play_agree() -> None:
@@ -425,104 +393,3 @@ def test_moving_to_a_device_forgets() -> None:
     agent.act(observations(1)[0])
     assert agent.to("cpu") is agent
     assert agent.state is None
-
-
-def test_predict_leaves_the_agents_own_memory_alone() -> None:
-    agent = make_agent()
-    sequence, others = observations(10), observations(10, 3, seed=5)
-    expected = values(make_agent(), sequence)
-    state, found, predicted = None, [], []
-    for own, other in zip(sequence, others, strict=True):
-        found.append(agent.q_values(own))
-        action, state = agent.predict(other, state, deterministic=False)
-        predicted.append(action)
-    np.testing.assert_array_equal(found, expected)
-    np.testing.assert_array_equal(predicted, values(make_agent(), others).argmax(2))
-    with pytest.raises(ValueError, match="takes"):
-        agent.predict(np.zeros(5), state)
-    np.testing.assert_array_equal(
-        agent.q_values(sequence[0]), values(make_agent(), np.append(sequence, sequence[:1], 0))[-1]
-    )
-
-
-def games_by_hand(agent: Agent, seeds: list[int], targets: list[int]) -> list[float]:
-    """Returns of the first episodes of one environment per seed, each with an agent of its own."""
-    result = []
-    for seed, target in zip(seeds, targets, strict=True):
-        env = gym.make(ENV)
-        observation, _ = env.reset(seed=seed)
-        for _ in range(target):
-            mine, total, over = agent.with_options(), 0.0, False
-            while not over:
-                observation, reward, terminated, truncated, _ = env.step(mine.act(observation))
-                total += float(reward)
-                over = terminated or truncated
-            result.append(total)
-            observation, _ = env.reset()
-    return result
-
-
-def test_stable_baselines_evaluates_it_like_by_hand() -> None:
-    pytest.importorskip("stable_baselines3")
-    from stable_baselines3.common.evaluation import evaluate_policy
-    from stable_baselines3.common.monitor import Monitor
-    from stable_baselines3.common.vec_env import DummyVecEnv
-
-    agent = make_agent(seed=29)
-    vector = DummyVecEnv([lambda: Monitor(gym.make(ENV)) for _ in range(3)])
-    vector.seed(5)
-    rewards: Any
-    rewards, lengths = evaluate_policy(
-        agent, vector, n_eval_episodes=14, return_episode_rewards=True
-    )
-    assert rewards == lengths
-    by_hand = games_by_hand(agent, [5, 6, 7], [4, 5, 5])
-    assert len(set(by_hand)) > 5, "all games are alike"
-    assert sorted(rewards) == sorted(by_hand)
-    vector.seed(5)
-    mean, std = evaluate_policy(agent, vector, n_eval_episodes=14)
-    assert mean == pytest.approx(np.mean(rewards))
-    assert std == pytest.approx(np.std(rewards))
-    assert agent.state is None
-    # Memory that outlives an episode would play other games.
-    vector.seed(5)
-    worse: Any
-    worse, _ = evaluate_policy(
-        _NeverStarts(agent), vector, n_eval_episodes=14, return_episode_rewards=True
-    )
-    assert sorted(worse) != sorted(rewards)
-
-
-class _NeverStarts:
-    """Ignores where episodes start."""
-
-    def __init__(self, agent: Agent) -> None:
-        self.agent = agent
-
-    def predict(
-        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: Any = 1
-    ) -> Any:
-        return self.agent.predict(observation, state)
-
-
-def test_stable_baselines_evaluates_it_on_a_single_environment() -> None:
-    pytest.importorskip("stable_baselines3")
-    from stable_baselines3.common.evaluation import evaluate_policy
-    from stable_baselines3.common.monitor import Monitor
-
-    agent = make_agent(seed=29)
-    env = Monitor(gym.make(ENV))
-    env.reset(seed=5)
-    rewards, _ = evaluate_policy(agent, env, n_eval_episodes=4, return_episode_rewards=True)
-    game = gym.make(ENV)
-    game.reset(seed=5)
-    expected = []
-    for _ in range(4):
-        observation, _ = game.reset()
-        mine, total, over = agent.with_options(), 0.0, False
-        while not over:
-            observation, reward, terminated, truncated, _ = game.step(mine.act(observation))
-            total += float(reward)
-            over = terminated or truncated
-        expected.append(total)
-    assert rewards == expected

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import logging
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
+from short_runs import DISTILLING, Watcher, Witness, short, tiny, weights
 from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
     EventAccumulator,
 )
@@ -21,70 +19,15 @@ from torch import Tensor, nn
 
 import snn_rl
 from snn_rl.agents.agent import Agent, load_agent
-from snn_rl.agents.config import TrainConfig, make_config
-from snn_rl.agents.evaluation import Evaluation, evaluate, evaluate_agent, validation_seeds
-from snn_rl.agents.judge import Judge, Task
-from snn_rl.agents.policy import Policy
-from snn_rl.agents.progress import Progress
-from snn_rl.agents.qnetwork import mlp
+from snn_rl.agents.config import make_config
+from snn_rl.agents.evaluation import evaluate_agent, validation_seeds
 from snn_rl.agents.results import stages
 from snn_rl.agents.run import Interrupted, Run
-from snn_rl.agents.training import Result, StageTrainer
 from snn_rl.envs import check_spaces
-from snn_rl.envs.observation import ObservationPipeline, pipeline_for
+from snn_rl.envs.observation import pipeline_for
 from snn_rl.errors import ConversionError, SnnRlError
-from snn_rl.grid import snap
 from snn_rl.network import Network
-from snn_rl.settings import merge, read_yaml
-from snn_rl.tracing import trace
-
-Q_LEARNING: dict[str, Any] = {
-    "steps": 1024,
-    "num_envs": 8,
-    "rollout": 8,
-    "replay": 1024,
-    "learning_starts": 128,
-    "updates": 2,
-    "batch": 16,
-    "n_step": 3,
-    "learning_rate": 0.001,
-    "epsilon": [1.0, 0.05],
-}
-DISTILLING: dict[str, Any] = {
-    "steps": 1024,
-    "num_envs": 8,
-    "rollout": 16,
-    "replay": 0,
-    "learning_starts": 0,
-    "updates": 2,
-    "td": [0.0, 0.0],
-    "distill": [1.0, 1.0],
-    "teacher_acts": 0.5,
-    "learning_rate": 0.002,
-}
-TINY: dict[str, Any] = {
-    "env": "CartPole-v1",
-    "timesteps": 2,
-    "hidden": [16],
-    "privileged": Q_LEARNING,
-    "ann": Q_LEARNING,
-    "spiking": DISTILLING,
-    "validation": {"episodes": 4, "every": 512, "confirm": 4},
-}
-
-
-def tiny(**changes: Any) -> TrainConfig:
-    return make_config(merge(TINY, changes))
-
-
-def short(**changes: Any) -> TrainConfig:
-    """One roll-out or two per stage."""
-    few = {"steps": 192, "learning_starts": 64}
-    return tiny(**merge({"ann": few, "privileged": few, "spiking": {"steps": 128}}, changes))
-
-
-def weights(network: Network) -> dict[str, Tensor]:
-    return dict(network.state_dict())
+from snn_rl.settings import read_yaml
 
 
 def identical(one: Network, other: Network) -> bool:
@@ -198,41 +141,6 @@ def test_the_same_seed_gives_the_same_bits(tmp_path: Path) -> None:
         assert not identical(nets[0], nets[2]), stage
 
 
-class Witness(gym.Env[NDArray[np.float32], np.int64]):
-    """Notes the seeds it is reset with; the reward follows from the seed."""
-
-    seeds: ClassVar[list[int]] = []
-    observation_space = gym.spaces.Box(-1, 1, (2,), np.float32)
-    action_space = gym.spaces.Discrete(2)
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
-        assert seed is not None
-        self.seeds.append(seed)
-        self.left, self.reward = 5, float(seed % 10_000 < 5_000) / 5
-        return np.zeros(2, np.float32), {}
-
-    def step(self, action: np.int64) -> Any:
-        self.left -= 1
-        shown = np.array([self.left / 5, action], np.float32)
-        return shown, self.reward, self.left == 0, False, {}
-
-
-class Choice(Witness):
-    """Three steps; action 1 pays."""
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
-        self.left = 3
-        return np.zeros(2, np.float32), {}
-
-    def step(self, action: np.int64) -> Any:
-        self.reward = float(action)
-        return super().step(action)
-
-
-gym.register("Witness-v0", entry_point=f"{__name__}:Witness")
-gym.register("Choice-v0", entry_point=f"{__name__}:Choice")
-
-
 def test_training_validation_and_evaluation_have_seeds_of_their_own(tmp_path: Path) -> None:
     Witness.seeds.clear()
     agents = snn_rl.train(short(env="Witness-v0", seed=3), run_dir=tmp_path / "run")
@@ -260,140 +168,6 @@ def test_stages_and_runs_train_on_seeds_of_their_own(tmp_path: Path) -> None:
         training += [s for s in Witness.seeds if s >= 2**30 and s not in measuring]
     assert len(training) > 200
     assert len(training) == len(set(training))
-
-
-class Watcher:
-    """Keeps what it is told, and stops a run after some roll-outs."""
-
-    def __init__(self, stop_after: int = 10**9) -> None:
-        self.stop_after = stop_after
-        self.seen: list[Progress] = []
-        self.validations: list[float] = []
-
-    def progress(self, progress: Progress) -> None:
-        self.seen.append(progress)
-
-    def validated(self, progress: Progress, evaluation: Evaluation) -> None:
-        self.validations.append(evaluation.mean)
-
-    def should_stop(self) -> bool:
-        return len(self.seen) >= self.stop_after
-
-
-def train_ann(
-    env_id: str, config: TrainConfig, watcher: Watcher, module: nn.Module | None = None
-) -> tuple[Result, Task]:
-    spec = check_spaces(env_id)
-    pipeline = pipeline_for(spec)
-    torch.manual_seed(0)
-    module = module or mlp(pipeline.frame_shape[0], [16], spec.num_actions)
-    policy = Policy(trace(module, pipeline.frame_shape, pixels=False))
-    task = Task(env_id, pipeline, spec.num_actions, config.seed)
-    trainer = StageTrainer(
-        "ann", policy, task, config.ann, config.validation, None, watcher, stage_seed=11
-    )
-    return trainer.run(), task
-
-
-def test_the_network_kept_is_the_best_and_among_equals_the_last() -> None:
-    module = nn.Sequential(nn.Linear(2, 2))
-    policy = Policy(trace(module, (2,), pixels=False))
-    (bias,) = (p for p in policy.network.parameters() if p.dim() == 1)
-    task = Task("Choice-v0", ObservationPipeline("vector", (2,)), 2, 0)
-    judge = Judge(policy, task, tiny().validation)
-    for preference in ([1.0, 0.0], [0.0, 1.0], [0.0, 2.0], [1.0, 0.5]):
-        with torch.no_grad():
-            for parameter in policy.network.parameters():
-                parameter.zero_()
-            bias.copy_(torch.tensor(preference))
-        judge.validate()
-    assert judge.last == 0
-    assert judge.best_mean == 3
-    assert judge.best is not None
-    (kept,) = (p for p in judge.best.parameters() if p.dim() == 1)
-    assert kept.tolist() == [0.0, 2.0]
-
-
-def test_the_checkpoint_kept_is_the_best_validated() -> None:
-    config = tiny(
-        ann={"steps": 1024, "learning_rate": 0.2}, validation={"every": 64, "episodes": 8}
-    )
-    watcher = Watcher()
-    result, task = train_ann("CartPole-v1", config, watcher)
-    assert len(watcher.validations) > 10
-    best = max(watcher.validations)
-    assert min(watcher.validations) < best
-    assert result.validation == best
-    again = evaluate(
-        Policy(result.network), "CartPole-v1", task.pipeline, validation_seeds(config.seed, 8)
-    )
-    assert again.mean == best
-    # What was scored is what is saved: its weights already lie on the grid.
-    before = {name: value.clone() for name, value in weights(result.network).items()}
-    snap(result.network, 1)
-    assert all(torch.equal(before[name], value) for name, value in weights(result.network).items())
-
-
-def test_a_stage_stops_at_its_target() -> None:
-    config = tiny(validation={"target": 1.0, "every": 64})
-    result, _ = train_ann("CartPole-v1", config, Watcher())
-    assert result.target_reached
-    assert result.steps < config.ann.steps
-
-
-def test_a_target_counts_once_further_episodes_confirm_it() -> None:
-    """Witness pays 1 on the validation seeds and 0 on those that confirm them."""
-    config = short(env="Witness-v0", validation={"target": 0.9, "every": 64})
-    watcher = Watcher()
-    result, _ = train_ann("Witness-v0", config, watcher)
-    assert watcher.validations == pytest.approx([1.0] * len(watcher.validations))
-    assert not result.target_reached
-    assert result.validation == 0
-    assert result.steps >= config.ann.steps
-
-
-def test_progress_is_reported_after_every_roll_out() -> None:
-    config = short()
-    watcher = Watcher()
-    result, _ = train_ann("CartPole-v1", config, watcher)
-    assert [p.steps for p in watcher.seen] == [64, 128, 192]
-    assert [p.updates for p in watcher.seen] == [2, 4, 6]
-    assert result.updates == 6
-    assert watcher.seen[0].epsilon > watcher.seen[-1].epsilon
-    assert all(p.total_steps == 192 and p.stage == "ann" for p in watcher.seen)
-
-
-def test_a_stage_without_any_update_warns(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        train_ann("CartPole-v1", short(ann={"learning_starts": 5000}), Watcher())
-    assert "stage ann ended untrained" in caplog.text
-    caplog.clear()
-    with caplog.at_level(logging.WARNING):
-        train_ann("CartPole-v1", short(), Watcher())
-    assert not caplog.text
-
-
-def test_validation_episodes_can_be_cut_off() -> None:
-    config = tiny(ann={"steps": 256}, validation={"episodes": 4, "max_frames": 5})
-    result, _ = train_ann("CartPole-v1", config, Watcher())
-    assert result.validation == 5  # one point a frame, and no pole falls within five
-
-
-def test_dropout_does_not_disturb_validation() -> None:
-    module = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 2))
-    result, task = train_ann("CartPole-v1", short(), Watcher(), module)
-    scores = [
-        evaluate(Policy(result.network), task.env_id, task.pipeline, validation_seeds(0, 4)).mean
-        for _ in range(2)
-    ]
-    assert scores == [result.validation] * 2
-
-
-def test_replay_that_cannot_hold_the_stacked_frames_is_refused(tmp_path: Path) -> None:
-    smallest = 8 * (1 + 3 + 1)
-    config = short(stack=4, ann={"replay": smallest})
-    with pytest.raises(SnnRlError, match="ann: replay must hold at least 56 transitions"):
-        snn_rl.train(config, run_dir=tmp_path / "run")
 
 
 def test_stopping_saves_what_was_reached(tmp_path: Path) -> None:
