@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from snn_rl.agents.config import LearnerConfig
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.replay import SegmentReplay, Step
-from snn_rl.envs import restore, snapshot
+from snn_rl.envs import UNBLANKED, restore, snapshot
 from snn_rl.envs.observation import ObservationPipeline
 
 _COUNTS = ("start", "last", "returns", "lengths")
@@ -48,7 +48,8 @@ class Rollout:
         env_id: for messages.
         pipeline: from raw observations to frames.
         policy: who plays; `policy.network` may be trained in place between calls.
-        teacher: labels every frame with its Q-values, with membranes of its own.
+        teacher: labels every frame with its Q-values, with membranes of its own; where frames are
+            blanked (flicker), it sees them as they were.
         generator: all exploration draws come from it.
         clip_rewards: store rewards clipped to -1...1 (returns stay as the game gives them).
     """
@@ -110,7 +111,7 @@ class Rollout:
         q, self.state = self.policy.q_values(seen, self.state, self.start)
         teacher_q = None
         if self.teacher is not None:
-            shown = self.teacher.view(self.frame, self.info, self.env_id)
+            shown = self.teacher.view(self._unblanked(), self.info, self.env_id)
             teacher_q, self.teacher_state = self.teacher.q_values(
                 shown, self.teacher_state, self.start
             )
@@ -134,6 +135,12 @@ class Rollout:
         self.frame = self.pipeline.encode(observation)
         self.start, self.last = self.last, ended
         return finished
+
+    def _unblanked(self) -> NDArray[Any]:
+        """The newest frame, before flicker."""
+        if UNBLANKED not in self.info:
+            return self.frame
+        return self.pipeline.encode(self.info[UNBLANKED])
 
     def _choose(
         self, q: NDArray[np.float32], teacher_q: NDArray[np.float32] | None, odds: Exploration

@@ -11,7 +11,7 @@ from snn_rl.envs.games import AtariGame, UnsupportedEnvironment, atari_game
 from snn_rl.envs.seeding import RestoreError, episode_seed
 from snn_rl.envs.spaces import EnvironmentSpec, check_spaces
 from snn_rl.envs.vector import SeededEpisodes, make_vector, restore, snapshot
-from snn_rl.envs.wrappers import Flicker, Sticky
+from snn_rl.envs.wrappers import UNBLANKED, Flicker, Sticky
 
 for _name in ("PositionOnlyCartPole", "PixelCartPole"):
     if f"{_name}-v1" not in registry:
@@ -23,6 +23,7 @@ for _name in ("PositionOnlyCartPole", "PixelCartPole"):
         )
 
 __all__ = [
+    "UNBLANKED",
     "AtariGame",
     "AtariVector",
     "EnvironmentSpec",

@@ -141,7 +141,7 @@ class AtariVector(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
                 self._seeds[i], self._episodes[i], self._explicit[i] = int(explicit), 0, True
         self._over[:] = False
         frames, info = self._start(np.ones(self.num_envs, np.bool_))
-        self._flicker.blank(frames, self._lengths)
+        self._flicker.blank(frames, self._lengths, info)
         return frames, info
 
     def step(
@@ -176,7 +176,7 @@ class AtariVector(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
             rewards[begun] = 0
             terminated[begun] = truncated[begun] = False
         self._over, self._cut = terminated | truncated, truncated
-        self._flicker.blank(frames, self._lengths)
+        self._flicker.blank(frames, self._lengths, info)
         return frames, rewards, terminated, truncated, info
 
     def _checked(self, actions: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -246,8 +246,8 @@ class AtariVector(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         """
         if min(self._episodes) < 0:
             raise RestoreError("the environments were never reset: there is nothing to record")
-        frames, _ = self._reset_plainly(np.zeros(self.num_envs, np.bool_))
-        self._flicker.blank(frames, self._lengths)
+        frames, info = self._reset_plainly(np.zeros(self.num_envs, np.bool_))
+        self._flicker.blank(frames, self._lengths, info)
         played = [row[:n] for row, n in zip(self._actions, self._lengths, strict=True)]
         return [
             {
@@ -282,7 +282,7 @@ class AtariVector(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         self._episodes = [record["episode"] for record in records]
         self._explicit = [record["explicit"] for record in records]
         frames, info = self._replay(played)
-        self._flicker.blank(frames, self._lengths)
+        self._flicker.blank(frames, self._lengths, info)
         for i, record in enumerate(records):
             if checksum(frames[i]) != record["observation_crc32"]:
                 raise other_course(self._indices[i], self._episodes[i])

@@ -11,6 +11,9 @@ _FLICKER_STREAM = 0xF11C
 _STICKY_STREAM = 0x571C
 _BLOCK = 512  # draws made at a time
 
+UNBLANKED = "unblanked"
+"""Where ``info`` holds the observation as it was before ``Flicker`` blanked it, or not."""
+
 
 def check_probability(name: str, value: float) -> None:
     """Raise ``ValueError`` unless ``0 <= value <= 1``."""
@@ -21,8 +24,9 @@ def check_probability(name: str, value: float) -> None:
 class Flicker(gym.Wrapper[NDArray[Any], Any, NDArray[Any], Any]):
     """Blank each observation to zeros with a fixed probability, independently.
 
-    The first observation of an episode takes part; ``info`` is never touched. The draws follow
-    from the seed given to ``reset``, without changing the environment's own randomness.
+    The first observation of an episode takes part. ``info[UNBLANKED]`` is what there was to see.
+    The draws follow from the seed given to ``reset``, without changing the environment's own
+    randomness.
     """
 
     def __init__(self, env: gym.Env[NDArray[Any], Any], probability: float) -> None:
@@ -39,11 +43,12 @@ class Flicker(gym.Wrapper[NDArray[Any], Any, NDArray[Any], Any]):
         if seed is not None:
             self._generator = np.random.default_rng([seed, _FLICKER_STREAM])
         observation, info = self.env.reset(seed=seed, options=options)
-        return self._blank(observation), info
+        return self._blank(observation), info | {UNBLANKED: observation}
 
     def step(self, action: Any) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
         """Step the environment and blank what it shows, or not."""
         observation, reward, terminated, truncated, info = self.env.step(action)
+        info = info | {UNBLANKED: observation}
         return self._blank(observation), float(reward), terminated, truncated, info
 
     def _blank(self, observation: NDArray[Any]) -> NDArray[Any]:
@@ -101,15 +106,19 @@ class VectorFlicker:
         self._generators[row] = np.random.default_rng([seed, _FLICKER_STREAM])
         self._blocks[row] = -1
 
-    def blank(self, observations: NDArray[Any], numbers: NDArray[np.int64]) -> None:
+    def blank(
+        self, observations: NDArray[Any], numbers: NDArray[np.int64], info: dict[str, Any]
+    ) -> None:
         """Blank some of the ``observations`` ``[num_envs, …]`` in place.
 
         Args:
             observations: one per environment.
             numbers: how many observations of its episode came before each, ``[num_envs]``.
+            info: is given a copy of the observations as they were, as ``UNBLANKED``.
         """
         if not self.probability:
             return
+        info[UNBLANKED] = observations.copy()
         blocks, places = np.divmod(numbers, _BLOCK)
         for row in np.flatnonzero(blocks > self._blocks):
             for _ in range(blocks[row] - self._blocks[row]):

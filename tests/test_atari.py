@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from snn_rl.envs import (
+    UNBLANKED,
     AtariVector,
     EnvironmentSpec,
     Flicker,
@@ -349,7 +350,7 @@ def test_flicker_is_that_of_the_wrapper() -> None:
     shown = []
     for number in range(1300):
         frames = np.ones((2, 1, 3, 3), np.uint8)
-        both.blank(frames, np.array([number // 7, number]))
+        both.blank(frames, np.array([number // 7, number]), {})
         shown.append(bool(frames[1].any()))
     assert shown == expected
     assert 0.25 < 1 - np.mean(shown) < 0.35
@@ -357,13 +358,16 @@ def test_flicker_is_that_of_the_wrapper() -> None:
 
 def test_flicker_blanks_frames_of_the_game() -> None:
     shown, blanked = (make_vector(PONG, 1, seed=0, flicker=p) for p in (0.0, 0.4))
-    frames, blanks = shown.reset()[0], blanked.reset()[0]
+    frames = shown.reset()[0]
+    blanks, info = blanked.reset()
     rate = []
     for action in actions_for(shown, 100):
+        np.testing.assert_array_equal(info[UNBLANKED], frames)
         blank = ~blanks.any(axis=(1, 2, 3))
         np.testing.assert_array_equal(blanks[~blank], frames[~blank])
         rate.append(blank)
-        frames, blanks = shown.step(action)[0], blanked.step(action)[0]
+        frames = shown.step(action)[0]
+        blanks, _, _, _, info = blanked.step(action)
     assert 0.25 < np.mean(rate) < 0.55
 
 

@@ -11,6 +11,7 @@ from gymnasium.utils.env_checker import check_env
 
 import snn_rl.envs
 from snn_rl.envs import (
+    UNBLANKED,
     Flicker,
     RestoreError,
     draw_cartpole,
@@ -240,6 +241,7 @@ def test_flicker_has_its_frequency_and_spares_the_full_state() -> None:
         shown = ~blanked[-1]
         np.testing.assert_array_equal(observations[shown], infos["full_state"][shown][:, [0, 2]])
         assert infos["full_state"].any(axis=1).all()
+        np.testing.assert_array_equal(infos[UNBLANKED], infos["full_state"][:, [0, 2]])
         observations, _, _, _, infos = vector.step(action)
     assert abs(np.mean(blanked) - 0.25) < 0.03
 

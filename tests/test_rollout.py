@@ -99,9 +99,10 @@ def play(
     seed: int = 3,
     pipeline: ObservationPipeline = PLAIN,
     clip_rewards: bool = False,
+    flicker: float = 0.0,
 ) -> tuple[Rollout, Segment, list[tuple[float, int]]]:
     """Roll out; everything that was stored, and the episodes that ended."""
-    vector = make_vector(env_id, envs, seed=seed)
+    vector = make_vector(env_id, envs, seed=seed, flicker=flicker)
     replay = SegmentReplay(
         envs,
         frames,
@@ -249,6 +250,17 @@ def test_labels_come_with_the_teachers_own_memory(kind: str) -> None:
             np.testing.assert_allclose(segment.teacher_q[part, env], q, atol=1e-6)
         for mine, theirs in zip(rollout.teacher_state, state, strict=True):
             assert torch.equal(mine[env], theirs[0])
+
+
+def test_teachers_see_frames_that_their_pupils_do_not() -> None:
+    pupil, teacher = constant(1, 2), Policy(ann(stack=4))
+    _, plain, _ = play(POSITION, pupil, 40, teacher=teacher)
+    _, blanked, _ = play(POSITION, pupil, 40, teacher=teacher, flicker=0.5)
+    assert (blanked.frames == 0).all(2).mean() > 0.3
+    assert not (plain.frames == 0).all(2).any()
+    assert plain.teacher_q is not None
+    assert blanked.teacher_q is not None
+    np.testing.assert_array_equal(plain.teacher_q, blanked.teacher_q)
 
 
 def test_a_teacher_changes_nothing_in_the_pupils_play() -> None:
