@@ -1,0 +1,200 @@
+"""A recurrent rival: the ANN with its last hidden layer made a GRU, trained by the same loop.
+
+As in DRQN (Hausknecht and Stone 2015) the recurrent layer stands where the ANN has its last hidden
+one, as wide as that: 128 units for vectors by default, 512 behind the Nature CNN's convolutions.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from comparing import holds_run, say
+from torch import Tensor, nn
+from torch.nn import functional
+
+from snn_rl.agents.agent import Agent
+from snn_rl.agents.config import TrainConfig
+from snn_rl.agents.monitors import FileMonitor, StopFlag
+from snn_rl.agents.policy import Policy
+from snn_rl.agents.qnetwork import mlp, nature_cnn
+from snn_rl.agents.resume import Saver
+from snn_rl.agents.run import CONFIG, RESUME, Interrupted, Run
+from snn_rl.agents.training import Result, StageTrainer
+from snn_rl.checkpoint import write_text
+from snn_rl.graph import Node
+from snn_rl.network import Network, SpikeHook, State
+from snn_rl.stacking import scale_pixels
+
+STAGE = "gru"
+
+
+class GRU(nn.Module):
+    """Recurrent Q-network on one frame at a time.
+
+    It offers what training and evaluation ask of `snn_rl.network.Network`; its state is the hidden
+    vector. `spiking` names the layer that remembers, which is what the learner runs in sequence;
+    without `nodes` there is no weight grid to snap to.
+    """
+
+    def __init__(
+        self, frame_shape: tuple[int, ...], actions: int, *, hidden: list[int], offset: int = 0
+    ) -> None:
+        super().__init__()
+        self.input_shape, self.offset, self.stack = frame_shape, offset, 1
+        self.pixels = len(frame_shape) == 3
+        if self.pixels:
+            ann = nature_cnn(frame_shape[0], frame_shape[1], actions)
+        else:
+            ann = mlp(frame_shape[0], hidden, actions)
+        layers: list[Any] = list(ann.children())
+        *encoder, last, _, read_out = layers
+        self.encoder = nn.Sequential(*encoder)
+        self.cell = nn.GRUCell(last.in_features, last.out_features)
+        self.read_out = read_out
+        self.nodes: list[Node] = []
+        self.spiking = {STAGE: SimpleNamespace(size=self.cell.hidden_size)}
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.cell.weight_ih.device
+
+    def initial_state(self, batch: int) -> State:
+        """A hidden vector of zeros."""
+        return (torch.zeros(batch, self.cell.hidden_size, device=self.device),)
+
+    def constrain(self) -> None:
+        """Nothing is bounded here."""
+
+    def clone(self) -> GRU:
+        """An independent copy with the same parameters."""
+        return copy.deepcopy(self)
+
+    def forward(
+        self,
+        x: Tensor,
+        state: State,
+        episode_start: Tensor | None = None,
+        *,
+        timesteps: int = 1,
+        carry_membrane: bool = True,
+        on_spikes: SpikeHook | None = None,
+    ) -> tuple[Tensor, State]:
+        """Q-values [frames, batch, actions] and the new state; arguments as of `Network`.
+
+        `carry_membrane` False zeroes the hidden vector before every frame; `timesteps` and
+        `on_spikes` mean nothing here.
+        """
+        frames, batch = x.shape[:2]
+        features = self.encoder(scale_pixels(x, self.offset).flatten(0, 1))
+        # What the frames contribute depends on no earlier frame: one product for all of them.
+        driven = functional.linear(features, self.cell.weight_ih, self.cell.bias_ih)
+        (hidden,) = state
+        outputs = []
+        for frame, drive in enumerate(driven.view(frames, batch, -1)):
+            if not carry_membrane:
+                hidden = torch.zeros_like(hidden)
+            elif episode_start is not None:
+                hidden = hidden.masked_fill(episode_start[frame].unsqueeze(1), 0)
+            hidden = self._step(drive, hidden)
+            outputs.append(hidden)
+        return self.read_out(torch.stack(outputs)), (hidden,)
+
+    def _step(self, drive: Tensor, hidden: Tensor) -> Tensor:
+        """torch.nn.GRUCell, given its frame's share of the gates."""
+        recurrent = functional.linear(hidden, self.cell.weight_hh, self.cell.bias_hh)
+        reset, update, new = drive.chunk(3, 1)
+        own_reset, own_update, own_new = recurrent.chunk(3, 1)
+        proposed = torch.tanh(new + torch.sigmoid(reset + own_reset) * own_new)
+        return proposed + torch.sigmoid(update + own_update) * (hidden - proposed)
+
+
+def train_gru(config: TrainConfig, folder: Path) -> Agent:
+    """The GRU trained in `folder` as `config.ann` says; a finished one is read, one that was
+    stopped goes on.
+
+    Raises:
+        Interrupted: a signal arrived; what was reached is saved.
+        SnnRlError: the folder holds a run with other settings.
+    """
+    stop = StopFlag()
+    monitor = FileMonitor(folder, stop)
+    run = Run(config, folder, monitor)
+    if not holds_run(config, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / CONFIG, yaml.safe_dump(config.model_dump()))
+    torch.manual_seed(config.seed)
+    torch.set_num_threads(config.threads)
+    network: Any = GRU(
+        run.pipeline.frame_shape,
+        run.spec.num_actions,
+        hidden=config.hidden,
+        offset=run.background,
+    ).to(run.device)
+    finished = Saver(folder / STAGE, 0)
+    state = finished.load()
+    if state is None:
+        say(f"training {folder}")
+        try:
+            with stop.on_signals():
+                result = _train(run, network, monitor)
+        finally:
+            monitor.close()
+        state = _keep(finished, result)
+        shutil.rmtree(folder / RESUME, ignore_errors=True)
+    network.load_state_dict(state["network"])
+    return Agent(Policy(network.eval()), run.pipeline, _card(config, run, state))
+
+
+def _train(run: Run, network: Network, monitor: FileMonitor) -> Result:
+    config = run.config
+    trainer = StageTrainer(
+        STAGE,
+        Policy(network),
+        run.task,
+        config.ann,
+        config.validation,
+        run.given_teacher,
+        monitor,
+        stage_seed=int(np.random.SeedSequence([config.seed, 1]).generate_state(1)[0] >> 1),
+        saver=Saver(run.folder / RESUME, config.save_every),
+    )
+    result = trainer.run()
+    if result.interrupted:
+        raise Interrupted(STAGE)
+    return result
+
+
+def _keep(finished: Saver, result: Result) -> dict[str, Any]:
+    state = {
+        "network": result.network.state_dict(),
+        "steps": result.steps,
+        "seconds": round(result.seconds, 1),
+        "validation": round(result.validation, 2),
+    }
+    finished.save(state, lambda: None)
+    finished.wait()
+    return state
+
+
+def _card(config: TrainConfig, run: Run, state: dict[str, Any]) -> dict[str, Any]:
+    """What a saved agent's card would say."""
+    return {
+        "stage": STAGE,
+        "environment": {
+            "env_id": config.env,
+            "num_actions": run.spec.num_actions,
+            "maxpool": config.maxpool,
+        },
+        "teacher": config.teacher,
+        "provenance": {"steps": state["steps"], "seconds": state["seconds"]},
+        "results": {"validation": state["validation"]},
+    }

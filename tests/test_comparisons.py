@@ -1,0 +1,220 @@
+"""The comparisons in benchmarks/: the GRU rival, intervals, and tiny runs that are reused."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from snn_rl.agents.agent import load_agent
+from snn_rl.agents.monitors import StopFlag
+from snn_rl.errors import SnnRlError
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+STAGE = "steps: 64, num_envs: 4, rollout: 8, updates: 2"
+Q_LEARNING = "steps: 128, num_envs: 4, rollout: 8, replay: 256, learning_starts: 64, batch: 8"
+TINY = [
+    *("--env", "PositionOnlyCartPole-v1", "--trials", "2", "--set", "hidden=[8]"),
+    *("--set", "validation={episodes: 2, every: 10000, target: null}", "--set", "timesteps=1"),
+    *("--set", f"privileged={{{Q_LEARNING}, n_step: 3}}"),
+    *("--set", f"ann={{{STAGE}}}", "--set", f"spiking={{{STAGE}}}"),
+]
+
+
+def load(name: str) -> Any:
+    return importlib.import_module(name)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def scripts() -> Iterator[None]:
+    """The scripts import each other as they do when they are run."""
+    sys.path.insert(0, str(FOLDER))
+    yield
+    sys.path.remove(str(FOLDER))
+
+
+def run(name: str, *arguments: str) -> int:
+    script = load(name)
+    options = script.parser().parse_args(arguments)
+    status: int = load("comparing").run_script(lambda: script.main(options))
+    return status
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def gru(shape: tuple[int, ...]) -> Any:
+    torch.manual_seed(0)
+    return load("gru").GRU(shape, 3, hidden=[16, 12], offset=100).eval()
+
+
+def frames_of(shape: tuple[int, ...]) -> torch.Tensor:
+    if len(shape) == 3:
+        return torch.randint(0, 256, (5, 2, *shape), dtype=torch.uint8)
+    return torch.randn(5, 2, *shape)
+
+
+@pytest.mark.parametrize("shape", [(4,), (1, 36, 36)])
+@torch.no_grad()
+def test_a_sequence_is_its_frames_one_by_one(shape: tuple[int, ...]) -> None:
+    network = gru(shape)
+    x, start = frames_of(shape), torch.zeros(5, 2, dtype=torch.bool)
+    start[0], start[3, 1] = True, True
+    whole, last = network(x, network.initial_state(2), start)
+    state, single = network.initial_state(2), []
+    for frame in range(5):
+        q, state = network(x[frame : frame + 1], state, start[frame : frame + 1])
+        single.append(q)
+    assert whole.shape == (5, 2, 3)
+    torch.testing.assert_close(whole, torch.cat(single))
+    torch.testing.assert_close(last, state)
+
+
+@torch.no_grad()
+def test_an_episode_begins_with_an_empty_memory() -> None:
+    network = gru((4,))
+    x, start = frames_of((4,)), torch.zeros(5, 2, dtype=torch.bool)
+    start[3, 1] = True
+    used = (torch.ones(2, 12),)
+    q, _ = network(x, used, start)
+    fresh, _ = network(x[3:], network.initial_state(2))
+    torch.testing.assert_close(q[3:, 1], fresh[:, 1])
+    assert (q[3:, 0] - fresh[:, 0]).abs().max() > 1e-4
+    forgetful, _ = network(x, used, start, carry_membrane=False)
+    alone, _ = network(x[4:], network.initial_state(2))
+    torch.testing.assert_close(forgetful[4:], alone)
+
+
+@torch.no_grad()
+def test_its_step_is_torch_s_gru_cell() -> None:
+    network = gru((4,))
+    x, hidden = torch.randn(1, 6, 4), torch.randn(6, 12)
+    _, (after,) = network(x, (hidden,))
+    torch.testing.assert_close(after, network.cell(network.encoder(x[0]), hidden))
+
+
+def test_confidence_interval() -> None:
+    half_width = load("comparing").half_width
+    # 1, 2, 3: deviation 1, t of two degrees of freedom 4.303, over the root of 3.
+    assert half_width([1.0, 2.0, 3.0]) == pytest.approx(4.303 / math.sqrt(3))
+    assert half_width([5.0, 5.0]) == 0
+    assert math.isnan(half_width([5.0]))
+    assert half_width([0.0, 1.0] * 50) == pytest.approx(2.042 * 0.502519 / 10, rel=1e-5)
+
+
+def test_cells_of_one_and_of_several_seeds() -> None:
+    score = load("comparing").score
+    one, other = ({"mean_reward": m, "std_reward": 7.0} for m in (1.0, 3.0))
+    assert score([]) == "–"
+    assert score([one]) == "1.0 ± 7.0"
+    assert score([one, other]) == "2.0 ± 12.7"
+
+
+def test_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All variants; what is finished is reused, and what is new joins it."""
+    command = [*TINY, "--out", str(tmp_path), "--conditions", "plain", "flicker 0.5"]
+    assert run("memory", *command) == 0
+    table = capsys.readouterr().out
+    found = rows(tmp_path / "seed0" / "memory.json")
+    names = list(dict.fromkeys(row["variant"] for row in found))
+    assert len(found) == 2 * len(names) and len(names) == 4 + 3
+    assert (tmp_path / "memory.md").read_text(encoding="utf-8") == table
+    assert all(row["teacher"] == "full_state" for row in found if row["variant"] != "teacher")
+    steps = {row["variant"]: row["steps"] for row in found}
+    assert (steps["GRU, one frame"], steps["ANN, four frames"]) == (64, 64)
+    assert (steps["T1 carried"], steps["T1 zeroed at test"]) == (128, 128)
+
+    more = ["--variants", "GRU, one frame", "--agent", f"T1 again={tmp_path}/seed0/carried/T1"]
+    assert run("memory", *command, *more) == 0
+    text = capsys.readouterr()
+    again = rows(tmp_path / "seed0" / "memory.json")
+    assert "training" not in text.err and text.err.count("evaluating") == 2
+    assert again[: len(found)] == found
+    (plain, _) = again[len(found) :]
+    assert plain["rewards"] == found[names.index("T1 carried") * 2]["rewards"]
+
+    assert run("memory", *command, "--set", "hidden=[9]") == 1
+    assert "holds a run with other settings (hidden)" in capsys.readouterr().err
+
+
+def test_a_stopped_gru_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its weights are then those of a run left in peace."""
+    command = [*TINY, "--set", "save_every=0", "--conditions", "plain"]
+    teacher = str(FOLDER.parent / "agents" / "zoo" / "PositionOnlyCartPole-v1" / "T5")
+    command += ["--teacher", teacher, "--variants", "GRU, one frame"]
+    assert run("memory", *command, "--out", str(tmp_path / "peace")) == 0
+
+    class Stopping(StopFlag):
+        """Raised as if by a signal after the first roll-out."""
+
+        @property
+        def raised(self) -> bool:
+            self.asked = getattr(self, "asked", 0) + 1
+            return self.asked > 1
+
+        @raised.setter
+        def raised(self, value: bool) -> None:
+            pass
+
+    with monkeypatch.context() as patch:
+        patch.setattr(load("gru"), "StopFlag", Stopping)
+        assert run("memory", *command, "--out", str(tmp_path / "stopped")) == 130
+    folder = tmp_path / "stopped" / "seed0" / "gru"
+    assert (folder / "resume").exists() and not (folder / "gru").exists()
+    assert run("memory", *command, "--out", str(tmp_path / "stopped")) == 0
+    saver = load("gru").Saver
+    states = [
+        saver(tmp_path / name / "seed0" / "gru" / "gru", 0).load()["network"]
+        for name in ("peace", "stopped")
+    ]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    assert not (folder / "resume").exists()
+
+
+def test_pruning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The T5 stage is trained once; frames are counted along each variant's way."""
+    keys = ["T5", "gradual", "direct-T5", "direct-ann", "untrained-T5", "conversion-T1"]
+    command = [*TINY, "--out", str(tmp_path), "--steps", "32", "--seeds", "3", "--variants", *keys]
+    assert run("pruning", *command) == 0
+    text = capsys.readouterr()
+    found = {row["variant"]: row for row in rows(tmp_path / "seed3" / "pruning.json")}
+    assert list(found) == keys
+    frames = {key: row["frames"] - 64 for key, row in found.items()}
+    assert frames == dict(zip(keys, (32, 160, 64, 32, 32, 0), strict=True))
+    assert {row["timesteps"] for key, row in found.items() if key != "T5"} == {1}
+    assert text.err.count("training") == 5
+    assert (tmp_path / "pruning.md").read_text(encoding="utf-8") == text.out
+    assert "| direct T5→T1 | hidden1 |" in text.out
+    assert load_agent(tmp_path / "seed3" / "gradual" / "T2").timesteps == 2
+
+    (tmp_path / "pruning.md").unlink()
+    assert run("pruning", *command) == 0
+    again = capsys.readouterr()
+    assert "training" not in again.err and again.out == text.out
+
+
+def test_mistakes_are_told_in_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    cases = [
+        (["memory", "--variants", "GRU"], "there is no variant 'GRU'"),
+        (["memory", "--conditions", "flicker 2"], "condition 'flicker 2' must be"),
+        (["memory", "--agent", "T1"], "must look like NAME=PATH"),
+        (["memory", "--set", "hiden=[8]"], "did you mean 'hidden'"),
+        (["pruning", "--steps", "9", "--seeds", "4-0"], "--seeds '4-0' must look like"),
+        (["pruning", "--steps", "9", "--variants", "5-1"], "there is no variant '5-1'"),
+    ]
+    for (name, *arguments), message in cases:
+        assert run(name, "--out", "nowhere", *arguments) == 1
+        assert message in capsys.readouterr().err
+    assert not Path("nowhere").exists()
+    with pytest.raises(SnnRlError, match="must be plain"):
+        load("memory").condition("sticky")
