@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from snn_rl.batch_norm import fold_batch_norm
 from snn_rl.errors import ConversionError
-from snn_rl.graph import WEIGHTED, Node, consumers
-from snn_rl.network import Network
+from snn_rl.graph import WEIGHTED, Node, consumers, rewire
+from snn_rl.network import Network, assemble
 from snn_rl.neuron import THRESHOLD_FLOOR, Granularity, Surrogate, lif_step
 from snn_rl.pruning import rescale_leaks
 
@@ -92,32 +93,6 @@ def convert(
     return spiking
 
 
-def fold_batch_norm(network: Network) -> Network:
-    """Copy without batch-norm: w <- w*g/sqrt(var+eps), b <- (b-mean)*g/sqrt(var+eps) + beta."""
-    nodes, layers = list(network.nodes), dict(network.clone().layers.items())
-    while norm := next((node for node in nodes if node.op == "batchnorm"), None):
-        (name,) = norm.inputs
-        source = next(node for node in nodes if node.name == name)
-        if source.op not in WEIGHTED or len(consumers(nodes, name)) != 1:
-            raise ConversionError(
-                f"'{norm.name}' (BatchNorm) must directly follow one Linear or Conv2d layer"
-            )
-        _fold(cast(Any, layers[name]), cast(Any, layers.pop(norm.name)))
-        nodes[nodes.index(source)] = replace(source, options=source.options | {"bias": True})
-        nodes = [_rewire(node, norm.name, name) for node in nodes if node is not norm]
-    return _assemble(nodes, layers, network.surrogate, network.training)
-
-
-def _fold(layer: nn.Linear | nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    mean, var = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
-    factor = torch.rsqrt(var + norm.eps)
-    if norm.affine:
-        factor = factor * norm.weight.data
-    bias = -mean if layer.bias is None else layer.bias.data - mean
-    layer.weight.data *= factor.view(-1, *[1] * (layer.weight.dim() - 1))
-    layer.bias = nn.Parameter(bias * factor + (norm.bias.data if norm.affine else 0))
-
-
 def _replace_activations(ann: Network, options: NeuronOptions) -> Network:
     """ReLU -> LIF, average-pool -> sum-pool, a scale wherever spikes enter an addition."""
     shapes = ann.shapes()
@@ -138,7 +113,7 @@ def _replace_activations(ann: Network, options: NeuronOptions) -> Network:
         for name in [n for n in dict.fromkeys(node.inputs) if scaled and amplitude[n]]:
             scale = Node(f"{node.name}_{name}", "scale", (name,))
             nodes.append(scale)
-            node = _rewire(node, name, scale.name)
+            node = rewire(node, name, scale.name)
         amplitude[node.name] = node.op == "lif" or (
             node.op in ("sumpool", "flatten", "dropout") and amplitude[node.inputs[0]]
         )
@@ -147,7 +122,7 @@ def _replace_activations(ann: Network, options: NeuronOptions) -> Network:
         raise ConversionError(
             "a spiking network needs at least one ReLU and must end in a Linear or Conv2d layer"
         )
-    network = _assemble(nodes, layers, options.surrogate, ann.training)
+    network = assemble(nodes, layers, options.surrogate, ann.training)
     for node in nodes:
         if node.op == "sumpool":
             kernel = node.options["kernel_size"]
@@ -245,19 +220,3 @@ def _fold_forward(network: Network, name: str, factor: float) -> None:
         else:
             layer: Any = network.layers[node.name]
             layer.weight.data.mul_(factor)
-
-
-def _rewire(node: Node, old: str, new: str) -> Node:
-    return replace(node, inputs=tuple(new if name == old else name for name in node.inputs))
-
-
-def _assemble(
-    nodes: list[Node], layers: dict[str, nn.Module], surrogate: Surrogate, training: bool
-) -> Network:
-    """Network of `nodes` with the parameters that `layers` holds for them."""
-    network = Network(nodes, surrogate)
-    for name, layer in network.layers.items():
-        if name in layers:
-            layer.load_state_dict(layers[name].state_dict())
-    device = next((p.device for layer in layers.values() for p in layer.parameters()), None)
-    return network.to(device).train(training)

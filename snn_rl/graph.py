@@ -6,7 +6,7 @@ batchnorm, avgpool) and the spiking network it becomes (lif, sumpool, scale).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -84,6 +84,11 @@ def check(nodes: list[Node]) -> None:
 def consumers(nodes: list[Node], name: str) -> list[Node]:
     """The nodes that read the output of `name`."""
     return [node for node in nodes if name in node.inputs]
+
+
+def rewire(node: Node, old: str, new: str) -> Node:
+    """The node reading `new` wherever it read `old`."""
+    return replace(node, inputs=tuple(new if name == old else name for name in node.inputs))
 
 
 def build_module(node: Node) -> nn.Module | None:

@@ -8,7 +8,7 @@ time. The first layer sees the same frame at every timestep, so it runs once per
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
@@ -293,3 +293,15 @@ class Network(nn.Module):
     def clone(self) -> Network:
         """An independent copy with the same parameters."""
         return copy.deepcopy(self)
+
+
+def assemble(
+    nodes: list[Node], layers: Mapping[str, nn.Module], surrogate: Surrogate, training: bool
+) -> Network:
+    """Network of `nodes` with the parameters that `layers` holds for them."""
+    network = Network(nodes, surrogate)
+    for name, layer in network.layers.items():
+        if name in layers:
+            layer.load_state_dict(layers[name].state_dict())
+    device = next((p.device for layer in layers.values() for p in layer.parameters()), None)
+    return network.to(device).train(training)

@@ -10,7 +10,8 @@ import torch
 from modules import FEATURES, IMAGE, Made, Residual, conv, output, seeded
 from torch import Tensor, nn
 
-from snn_rl.conversion import Calibration, NeuronOptions, balance, convert, fold_batch_norm
+from snn_rl.batch_norm import fold_batch_norm
+from snn_rl.conversion import Calibration, NeuronOptions, balance, convert
 from snn_rl.errors import ConversionError
 from snn_rl.graph import Node
 from snn_rl.network import Network

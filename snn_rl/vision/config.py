@@ -85,6 +85,9 @@ class SpikingConfig(StageConfig):
     learning_rate: float = Field(default=1e-4, gt=0)
     milestones: list[float] = Field(default=[0.6, 0.8, 0.9])
     dropout: float = Field(default=0.2, ge=0, lt=1)
+    batch_norm: bool = False
+    """train with batch-norm behind every convolution; it begins as the identity and is folded away
+    again at the stage's end"""
 
 
 class PruneConfig(StageConfig):

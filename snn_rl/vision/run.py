@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from snn_rl import checkpoint
+from snn_rl.batch_norm import insert_batch_norm
 from snn_rl.conversion import Calibration, NeuronOptions, balance, convert
 from snn_rl.errors import SnnRlError
 from snn_rl.network import Network
@@ -138,6 +139,8 @@ class Run:
             nonlocal previous
             if config.rebalance and stages and not config.direct:
                 self._balance(network, timesteps)
+            if config.spiking.batch_norm:
+                network = insert_batch_norm(network, self._calibration().frames, timesteps)
             teacher = ann if config.teacher == ANN else previous
             stage = Stage(
                 f"T{timesteps}",

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snn_rl.conversion import fold_batch_norm
+from snn_rl.batch_norm import fold_batch_norm
 from snn_rl.errors import SnnRlError
 from snn_rl.grid import snap
 from snn_rl.network import Network
