@@ -48,17 +48,30 @@ def lif_scan(
     dtype = torch.float64 if current.dtype == torch.float64 else torch.float32
     if episode_start is None:
         episode_start = torch.zeros(frames, batch, dtype=torch.bool, device=current.device)
+    # Neurons are scanned in the order in which they lie in memory, so that nothing is copied.
+    last = _channels_last(current)
+    current, membrane = current.to(dtype), membrane.to(dtype)
+    threshold, leak = (x.to(dtype).expand(*neurons) for x in (threshold, leak))
+    if last:
+        current, membrane = current.movedim(3, -1), membrane.movedim(1, -1)
+        threshold, leak = threshold.movedim(0, -1), leak.movedim(0, -1)
     apply: Any = _Scan.apply
     spikes, final = apply(
-        current.to(dtype).flatten(3) if neurons else current.to(dtype).unsqueeze(-1),
-        membrane.to(dtype).reshape(batch, -1),
-        threshold.to(dtype).expand(*neurons).reshape(-1),
-        leak.to(dtype).expand(*neurons).reshape(-1),
+        current.flatten(3) if neurons else current.unsqueeze(-1),
+        membrane.reshape(batch, -1),
+        threshold.reshape(-1),
+        leak.reshape(-1),
         episode_start,
         timesteps,
         surrogate,
     )
-    return spikes.view(frames, timesteps, batch, *neurons), final.view(batch, *neurons)
+    spikes, final = spikes.view(frames, timesteps, *membrane.shape), final.view(membrane.shape)
+    return (spikes.movedim(-1, 3), final.movedim(-1, 1)) if last else (spikes, final)
+
+
+def _channels_last(current: Tensor) -> bool:
+    """Whether [frames, timesteps, batch, channels, height, width] lies with its channels last."""
+    return current.dim() == 6 and current.movedim(3, -1).is_contiguous()
 
 
 def _fused(current: Tensor) -> bool:
