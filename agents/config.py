@@ -93,6 +93,9 @@ class LearnerConfig(Section):
     play side by side (Ape-X, Horgan et al. 2018, has 7 at epsilon 0.4)"""
     teacher_acts: float = Field(default=0.0, ge=0, le=1)
     """fraction of the stage over which the teacher's share of the actions falls from 1 to 0"""
+    average: float = Field(default=0.0, ge=0, lt=1)
+    """validate and keep a running mean of the weights, of which each update leaves this fraction
+    (Polyak averaging); 0 keeps the trained weights themselves"""
     rate_penalty: float = Field(default=0.0, ge=0)
     """weight of the mean spike rate in the loss"""
     amp: bool = False

@@ -30,7 +30,7 @@ class Learner:
     """Updates a network from segments.
 
     Args:
-        network: trained in place.
+        network: trained in place; `kept` is its running mean, or itself without averaging.
         config: loss weights, optimiser, target network.
         total_updates: length of the learning-rate schedule.
         timesteps, carry_membrane: how the network is run.
@@ -51,6 +51,7 @@ class Learner:
         # Only bootstrapping needs a target network.
         self.target = network.clone().eval().requires_grad_(False) if max(config.td) > 0 else None
         network.eval()
+        self.kept = network.clone().eval() if config.average else network
         self.passes = Passes(network, self.target, config, timesteps, carry_membrane)
         self.parameters = [p for p in network.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(self.parameters, lr=config.learning_rate, fused=True)
@@ -109,7 +110,21 @@ class Learner:
         self.updates += 1
         if self.target is not None and self.updates % self.config.target_every == 0:
             self.target.load_state_dict(self.network.state_dict())
+        if self.kept is not self.network:
+            self._average()
         return metrics
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Move the running mean towards the weights: at first as the mean of all updates so far,
+        so that it does not hang on to where the training began."""
+        share = max(1 - self.config.average, 1 / self.updates)
+        weights = self.network.state_dict()
+        for name, mean in self.kept.state_dict().items():
+            if mean.is_floating_point():
+                mean.lerp_(weights[name], share)
+            else:
+                mean.copy_(weights[name])
 
     def _limit_gradients(self) -> Tensor:
         """Scale the gradients down to the largest norm allowed; their norm before."""
@@ -128,6 +143,7 @@ class Learner:
         return {
             "network": self.network.state_dict(),
             "target": self.target.state_dict() if self.target is not None else {},
+            "kept": self.kept.state_dict() if self.config.average else {},
             "optimizer": {str(number): state for number, state in enumerate(optimizer)},
             "updates": self.updates,
         }
@@ -138,6 +154,8 @@ class Learner:
         self.network.load_state_dict(state["network"])
         if self.target is not None:
             self.target.load_state_dict(state["target"])
+        if self.config.average:
+            self.kept.load_state_dict(state["kept"])
         self.updates = state["updates"]
         for number, parameter in enumerate(self.parameters):
             # Adam's fused step needs its averages in the parameter's own memory layout.

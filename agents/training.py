@@ -7,7 +7,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -81,7 +81,6 @@ class StageTrainer:
         self.next_validation = config.learning_starts + validation.every
         self.validated_at = 0
         self.generator = np.random.default_rng(stage_seed)
-        self.judge = Judge(policy, task, validation, monitor.should_stop)
         roll_outs = (config.steps - config.learning_starts) // (config.rollout * config.num_envs)
         self.learner = Learner(
             policy.network,
@@ -90,6 +89,8 @@ class StageTrainer:
             timesteps=policy.timesteps,
             carry_membrane=policy.carry_membrane,
         )
+        kept = replace(policy, network=self.learner.kept)
+        self.judge = Judge(kept, task, validation, monitor.should_stop)
         self.length = config.rollout
         if config.replay:
             self.length = self.learner.passes.burn_in + config.segment + self.learner.passes.ahead
@@ -265,7 +266,7 @@ class StageTrainer:
                 self.config.learning_starts,
             )
         return Result(
-            network=self.judge.best or self.policy.network,
+            network=self.judge.best or self.learner.kept,
             validation=self.judge.best_mean,
             target_reached=self.judge.satisfied,
             steps=self.steps,

@@ -246,6 +246,29 @@ def test_target_network_is_copied_now_and_then() -> None:
     assert equal == [False, False, True, False, False, True, False]
 
 
+@pytest.mark.parametrize("average", [0.5, 0.75])
+def test_kept_weights_are_a_running_mean(average: float) -> None:
+    network = spiking_network()
+    learner = learner_of(network, timesteps=2, average=average)
+    expected: dict[str, Tensor] = {}
+    for update in range(6):
+        learner.update(segment_of(8, update))
+        for name, weight in network.state_dict().items():
+            share = max(1 - average, 1 / (update + 1))
+            before = expected.get(name, torch.zeros_like(weight))
+            expected[name] = before + share * (weight - before)
+    assert learner.kept is not network
+    for name, mean in learner.kept.state_dict().items():
+        torch.testing.assert_close(mean, expected[name])
+    moved = [(mean - network.state_dict()[name]).abs().max() for name, mean in expected.items()]
+    assert float(max(moved)) > 0
+
+
+def test_without_averaging_the_trained_weights_are_kept() -> None:
+    network = spiking_network()
+    assert learner_of(network).kept is network
+
+
 def test_without_q_learning_there_is_no_target_network_and_no_bootstrap_frame() -> None:
     learner = learner_of(spiking_network(), td=[0, 0], distill=[1, 1], timesteps=2)
     assert learner.target is None

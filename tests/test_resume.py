@@ -47,6 +47,7 @@ SPIKING_REPLAY = {
         "learning_starts": 64,
     }
 }  # fmt: skip
+AVERAGED = {"ann": {"average": 0.9}, "spiking": {"average": 0.9}}
 PONG = {
     "env": "ShortPong-v0",
     "timesteps": 1,
@@ -127,6 +128,7 @@ def with_dropout(shape: tuple[int, ...], actions: int) -> nn.Module:
         (SPIKING_REPLAY, {}, [22, 4, 6]),
         ({"teacher": "full_state", "flicker": 0.3, "sticky": 0.2}, {}, [5, 21, 23, 4]),
         ({}, {"q_network": with_dropout}, [9, 14]),
+        (AVERAGED, {}, [9, 14]),
     ],
 )
 def test_a_stopped_run_ends_as_one_left_in_peace(
