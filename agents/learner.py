@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from snn_rl.agents.config import LearnerConfig
 from snn_rl.agents.losses import distillation, mean_rate
-from snn_rl.agents.passes import Passes, on_device
+from snn_rl.agents.passes import Passes, Prepared, on_device
 from snn_rl.agents.replay import Segment
 from snn_rl.network import Network
 
@@ -75,9 +75,8 @@ class Learner:
         """
         metrics: dict[str, Tensor] = {}
         while group := list(islice(segments, self._before_copying())):
-            values = self.passes.target_values(group)
-            for segment, value in zip(group, values, strict=True):
-                metrics = self.update(segment, value)
+            for segment, data in zip(group, self.passes.prepare(group), strict=True):
+                metrics = self.update(segment, data)
         return read_metrics(metrics) if metrics else {}
 
     def _before_copying(self) -> int:
@@ -85,14 +84,14 @@ class Learner:
         every = self.config.target_every
         return min(every - self.updates % every, AT_ONCE)
 
-    def update(self, segment: Segment, values: Tensor | None = None) -> dict[str, Tensor]:
+    def update(self, segment: Segment, data: Prepared | None = None) -> dict[str, Tensor]:
         """One gradient step; returns the losses, the mean spike rate and the gradients' norm.
 
         Dropout and batch-norm are in training mode for the losses alone. A GPU is not waited for:
         `read_metrics` does that, and finds diverged training there.
 
         Args:
-            values: of this segment, from `Passes.target_values`, if they are there already.
+            data: the segment as `Passes.prepare` gave it, if it is there already.
 
         Raises:
             FloatingPointError: the gradients are not finite; on the CPU nothing has changed then.
@@ -100,7 +99,7 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         self.network.train()
-        loss, metrics = self.loss(segment, values)
+        loss, metrics = self.loss(segment, data)
         self.network.eval()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -167,7 +166,7 @@ class Learner:
             }
 
     def loss(
-        self, segment: Segment, values: Tensor | None = None
+        self, segment: Segment, data: Prepared | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Weighted sum of the TD loss, the distillation loss and the spike-rate penalty."""
         config = self.config
@@ -175,7 +174,7 @@ class Learner:
             _at(self.progress, weights) for weights in (config.td, config.distill)
         )
         rates: dict[str, Tensor] = {}
-        q, targets = self.passes.run(segment, rates, bootstrap=td_weight > 0, values=values)
+        q, targets = self.passes.run(data or self.passes.prepare([segment])[0], rates)
         now = self.passes.counted(segment)
         valid = self._tensor(segment.valid[now])
         loss = 0 * q.sum()  # has a gradient also where all weights are zero

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +17,28 @@ from snn_rl.network import Network, SpikeHook, State
 from snn_rl.stacking import stack_at
 
 _Pair = tuple[Tensor, Tensor]
+
+
+@dataclass
+class Prepared:
+    """A segment on the device, and what its targets bootstrap from.
+
+    Attributes:
+        now: the frames that count.
+        returns: n-step returns; None without a target network.
+        final: indices, from the first frame that counts, of the frames to bootstrap from.
+        after, values: those frames with their stacks, and the target network's values of them; for
+            networks without membranes alone.
+    """
+
+    frames: Tensor
+    start: Tensor
+    state: State
+    now: slice
+    returns: Returns | None
+    final: _Pair | None
+    after: Tensor | None = None
+    values: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -53,57 +74,51 @@ class Passes:
         burn_in = 0 if segment.state is not None else self.burn_in
         return slice(burn_in, len(segment.frames) - self.ahead)
 
-    def run(
-        self,
-        segment: Segment,
-        rates: dict[str, Tensor],
-        *,
-        bootstrap: bool,
-        values: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Q-values [f, B, actions] of the frames that count, and their TD targets [f, B].
+    def prepare(self, segments: Sequence[Segment]) -> list[Prepared]:
+        """The segments on the device. Without membranes to run through, the target network's
+        values of all of them come from one batch."""
+        prepared = [self._place(segment) for segment in segments]
+        stacks = [one.after for one in prepared if one.after is not None]
+        if self.target is not None and stacks:
+            with torch.no_grad():
+                values, _ = self._run(self.target.on_stacks(), torch.cat(stacks, 1), (), None)
+            widths = [stack.shape[1] for stack in stacks]
+            for one, part in zip(prepared, torch.split(values, widths, 1), strict=True):
+                one.values = part
+        return prepared
+
+    def run(self, data: Prepared, rates: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Q-values [f, B, actions] of the frames that count, and their TD targets [f, B], None
+        without a target network.
 
         Args:
             rates: filled with spikes per neuron and frame, by layer.
-            bootstrap: give targets.
-            values: from `target_values`, where they are there already.
         """
-        frames, start = self._tensor(segment.frames), self._tensor(segment.start)
-        state: State = segment.state or ()
-        if not state and self.network.spiking:
-            state = self.network.initial_state(frames.shape[1])
-        now = self.counted(segment)
-        returns = self._returns(segment) if bootstrap else None
-        final = self._final(returns, frames) if returns else None
-        if self.network.spiking:
-            q, after = self._in_sequence(frames, start, state, now, final, rates)
-        else:
-            q, after = self._one_by_one(frames, start, state, now, final, values)
-        if returns is None or after is None:
+        q, after = self._in_sequence(data, rates) if self.network.spiking else self._apart(data)
+        if data.returns is None or after is None:
             return q, None
         chooser, value = after
         best = value.gather(2, chooser.argmax(2, keepdim=True)).squeeze(2)
-        return q, self._tensor(returns.total) + self._tensor(returns.discount) * best
+        total, discount = self._tensor(data.returns.total), self._tensor(data.returns.discount)
+        return q, total + discount * best
 
-    def target_values(self, segments: Sequence[Segment]) -> list[Tensor | None]:
-        """The target network's Q-values of the frames that each segment's targets bootstrap from,
-        all in one batch; None each where there are no targets, or membranes to run through."""
-        if self.target is None or self.network.spiking:
-            return [None] * len(segments)
-        stacks = []
-        for segment in segments:
-            frames, start = self._tensor(segment.frames), self._tensor(segment.start)
-            frames, start, first = self._with_older(
-                frames, start, segment.state or (), self.counted(segment).start
-            )
-            final = self._final(self._returns(segment), frames)
-            stacks.append(self._stacked(frames, start, first + final[0]))
-        with torch.no_grad():
-            values, _ = self._run(self.target.on_stacks(), torch.cat(stacks, 1), (), None)
-        return list(torch.split(values, [stack.shape[1] for stack in stacks], 1))
+    def _place(self, segment: Segment) -> Prepared:
+        frames, start = self._tensor(segment.frames), self._tensor(segment.start)
+        now, state = self.counted(segment), segment.state or ()
+        returns, final = None, None
+        if self.target is not None:
+            returns = self._returns(segment, now.start)
+            envs = torch.arange(frames.shape[1], device=frames.device)
+            final = (self._tensor(returns.index), envs)
+        if self.network.spiking:
+            state = state or self.network.initial_state(frames.shape[1])
+            return Prepared(frames, start, state, now, returns, final)
+        frames, start, first = self._with_older(frames, start, state, now.start)
+        after = self._stacked(frames, start, first + final[0]) if final else None
+        now = slice(first, first + now.stop - now.start)
+        return Prepared(frames, start, (), now, returns, final, after)
 
-    def _returns(self, segment: Segment) -> Returns:
-        first = self.counted(segment).start
+    def _returns(self, segment: Segment, first: int) -> Returns:
         return n_step_returns(
             segment.reward[first:],
             segment.terminated[first:],
@@ -112,67 +127,45 @@ class Passes:
             n=self.ahead,
         )
 
-    def _final(self, returns: Returns, frames: Tensor) -> _Pair:
-        """Indices, from the first frame that counts, of the frames to bootstrap from."""
-        return self._tensor(returns.index), torch.arange(frames.shape[1], device=frames.device)
-
-    def _in_sequence(
-        self,
-        frames: Tensor,
-        start: Tensor,
-        state: State,
-        now: slice,
-        final: _Pair | None,
-        rates: dict[str, Tensor],
-    ) -> tuple[Tensor, _Pair | None]:
-        """Q-values of the frames `now`, and online and target ones of `final`, which counts from
-        the first of them."""
+    def _in_sequence(self, data: Prepared, rates: dict[str, Tensor]) -> tuple[Tensor, _Pair | None]:
+        """Q-values of the frames that count, and online and target ones of those after them."""
 
         def observe(layer: str, spikes: Tensor) -> None:
             rates[layer] = spikes.sum(1).mean()
 
+        frames, start, state, now = data.frames, data.start, data.state, data.now
         before = state[0]
         if now.start:
             with torch.no_grad():
                 _, state = self._run(self.network, frames[: now.start], state, start[: now.start])
         q, state = self._run(self.network, frames[now], state, start[now], observe)
-        if self.target is None or final is None:
+        if self.target is None:
             return q, None
         with torch.no_grad():
-            after, _ = self._run(self.network, frames[now.stop :], state, start[now.stop :])
             # The target runs over the same frames with membranes of its own.
             own = self.target.initial_state(frames.shape[1])
             if self.target.stack > 1:
                 own = (before, *own[1:])
             value, _ = self._run(self.target, frames, own, start)
-        values = value[now.start :][final]
-        return q, (torch.cat([q, after])[final] if self.config.double else values, values)
+            values = value[now.start :][data.final]
+            if not self.config.double:
+                return q, (values, values)
+            after, _ = self._run(self.network, frames[now.stop :], state, start[now.stop :])
+        return q, (torch.cat([q, after])[data.final], values)
 
-    def _one_by_one(
-        self,
-        frames: Tensor,
-        start: Tensor,
-        state: State,
-        now: slice,
-        final: _Pair | None,
-        values: Tensor | None,
-    ) -> tuple[Tensor, _Pair | None]:
+    def _apart(self, data: Prepared) -> tuple[Tensor, _Pair | None]:
         """As `_in_sequence`, without membranes: each frame counts with those stacked to it."""
-        length = now.stop - now.start
-        frames, start, first = self._with_older(frames, start, state, now.start)
-        times = torch.arange(first, first + length, device=frames.device)
-        stacks = self._stacked(frames, start, times[:, None].expand(-1, frames.shape[1]))
+        times = torch.arange(data.now.start, data.now.stop, device=data.frames.device)
+        times = times[:, None].expand(-1, data.frames.shape[1])
+        stacks = self._stacked(data.frames, data.start, times)
         q, _ = self._run(self.network.on_stacks(), stacks, (), None)
-        if self.target is None or final is None:
+        if data.after is None or data.values is None:
             return q, None
-        stacked_after = partial(self._stacked, frames, start, first + final[0])
+        if not self.config.double:
+            return q, (data.values, data.values)
         with torch.no_grad():
-            if values is None:
-                values, _ = self._run(self.target.on_stacks(), stacked_after(), (), None)
-            chooser = values
-            if self.config.double:
-                chooser, _ = self._run(self.network.on_stacks(), stacked_after(), (), None)
-        return q, (chooser, values)
+            chooser, _ = self._run(self.network.on_stacks(), data.after, (), None)
+        return q, (chooser, data.values)
 
     def _with_older(
         self, frames: Tensor, start: Tensor, state: State, first: int

@@ -21,6 +21,7 @@ from snn_rl.agents.figures import (
 )
 from snn_rl.agents.run_record import EVALUATION, METRICS, RunRecord, StageScore, read_run
 from snn_rl.checkpoint import write_text
+from snn_rl.markdown import code, escape, fenced, table
 
 REPORT, FIGURES = "report.md", "figures"
 
@@ -86,11 +87,11 @@ def _introduction(run: RunRecord) -> str:
     spiking = [stage for stage in run.stages if stage != "ann"]
     course = "but not yet turned into a spiking network"
     if len(spiking) == 1:
-        course = f"turned into a spiking network and trained on as such ({_escape(spiking[0])})"
+        course = f"turned into a spiking network and trained on as such ({escape(spiking[0])})"
     elif spiking:
         course = (
             "turned into a spiking network and trained on with fewer and fewer timesteps per "
-            f"frame, every stage starting from the one before ({_escape(', '.join(spiking))})"
+            f"frame, every stage starting from the one before ({escape(', '.join(spiking))})"
         )
     carried = run.config.get("carry_membrane", True)
     memory = (
@@ -99,8 +100,8 @@ def _introduction(run: RunRecord) -> str:
         else "forget their membranes before every frame"
     )
     text = (
-        f"# {_escape(run.env_id)}: spiking agents by temporal pruning\n\n"
-        f"An ordinary Q-network (ANN) was trained on `{_code(run.env_id)}`, {course}. "
+        f"# {escape(run.env_id)}: spiking agents by temporal pruning\n\n"
+        f"An ordinary Q-network (ANN) was trained on `{code(run.env_id)}`, {course}. "
         f"The spiking neurons {memory}"
     )
     return f"{text}{_scoring(run.scores)}."
@@ -117,22 +118,16 @@ def _scoring(scores: Sequence[StageScore]) -> str:
 
 def _results(run: RunRecord, name: str) -> str:
     if not run.stages:
-        return (
-            f"## Results\n\nNo stage has finished: run `snn-rl train` into `{_code(name)}` first."
-        )
+        return f"## Results\n\nNo stage has finished: run `snn-rl train` into `{code(name)}` first."
     scores = {score.stage: score for score in run.scores}
     rows = [_row(stage, scores.get(stage), run.cards.get(stage, {})) for stage in run.stages]
-    filled = [i for i in range(len(_COLUMNS)) if any(row[i] != "–" for row in rows)]
-    lines = ["| " + " | ".join(_COLUMNS[i] for i in filled) + " |"]
-    lines.append("|" + "|".join("---" if i == 0 else "---:" for i in filled) + "|")
-    lines += ["| " + " | ".join(row[i] for i in filled) + " |" for row in rows]
-    parts = ["## Results", "\n".join(lines)]
+    parts = ["## Results", table(_COLUMNS, rows)]
     if not run.scores:
         parts.append(_missing(EVALUATION, "Rewards, spike rates and α", _evaluate(name)))
     cut = [score for score in run.scores if score.truncated]
     if cut:
         listed = ", ".join(f"{s.truncated} of {s.trials} ({stage_label(s.stage)})" for s in cut)
-        parts.append(f"Episodes that the environment's time limit ended: {_escape(listed)}.")
+        parts.append(f"Episodes that the environment's time limit ended: {escape(listed)}.")
     parts.append(_GLOSSARY + _teachers(row[-1] for row in rows))
     return "\n\n".join(parts)
 
@@ -147,7 +142,7 @@ def _row(stage: str, score: StageScore | None, card: dict[str, Any]) -> list[str
     teacher = (score.teacher if score else None) or card.get("teacher")
     ann = stage == "ann"
     return [
-        f"**{_escape(stage_label(stage))}**",
+        f"**{escape(stage_label(stage))}**",
         "–" if ann or timesteps is None else f"{timesteps}",
         f"{format_reward(score.mean_reward)} ± {format_reward(score.std_reward)}" if score else "–",
         f"{score.trials}" if score else "–",
@@ -158,7 +153,7 @@ def _row(stage: str, score: StageScore | None, card: dict[str, Any]) -> list[str
         f"{steps:,}" if isinstance(steps, int) else "–",
         f"{seconds / 60:.1f}" if isinstance(seconds, int | float) else "–",
         format_reward(validation) if isinstance(validation, int | float) else "–",
-        _escape(str(teacher)) if teacher else "–",
+        escape(str(teacher)) if teacher else "–",
     ]
 
 
@@ -222,12 +217,12 @@ def _reproduce(run: RunRecord, name: str) -> str:
         f"snn-rl train --config {shlex.quote(name + '/config.yaml')}"
     ]
     block = "\n".join([*train, _evaluate(name), f"snn-rl report {shlex.quote(name)}"])
-    parts = ["## How to reproduce this", _fenced(block, "sh" if not commands else "")]
+    parts = ["## How to reproduce this", fenced(block, "sh" if not commands else "")]
     facts = [f"Seed {run.config['seed']}."] if "seed" in run.config else []
     if hardware := list(dict.fromkeys(str(p["hardware"]) for p in provenance if "hardware" in p)):
-        facts.append(f"Trained on {_escape(', '.join(hardware))}.")
+        facts.append(f"Trained on {escape(', '.join(hardware))}.")
     if provenance and (versions := _mapping(provenance[-1], "versions")):
-        facts.append(_escape(", ".join(f"{key} {value}" for key, value in versions.items())) + ".")
+        facts.append(escape(", ".join(f"{key} {value}" for key, value in versions.items())) + ".")
     facts.append("All settings are in `config.yaml` beside this file.")
     return "\n\n".join([*parts, " ".join(facts)])
 
@@ -239,11 +234,11 @@ def _use(run: RunRecord, name: str) -> str:
         f"agent = snn_rl.load_agent({json.dumps(f'{name}/{saved[-1]}', ensure_ascii=False)})\n"
         "action = agent.act(observation)  # agent.reset() before a new episode"
     )
-    return f"## How to use the agent\n\n{_fenced(code, 'python')}"
+    return f"## How to use the agent\n\n{fenced(code, 'python')}"
 
 
 def _missing(file: str, what: str, command: str) -> str:
-    return f"{what} cannot be shown: `{file}` is missing. Make it with\n\n{_fenced(command, 'sh')}"
+    return f"{what} cannot be shown: `{file}` is missing. Make it with\n\n{fenced(command, 'sh')}"
 
 
 def _evaluate(name: str) -> str:
@@ -260,17 +255,3 @@ def _shown(run_dir: Path) -> str:
 def _mapping(data: dict[str, Any], key: str) -> dict[str, Any]:
     value = data.get(key)
     return value if isinstance(value, dict) else {}
-
-
-def _escape(text: str) -> str:
-    """Text for a Markdown table cell or paragraph."""
-    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", " ".join(text.split()))
-
-
-def _code(text: str) -> str:
-    return text.replace("`", "")
-
-
-def _fenced(text: str, language: str) -> str:
-    fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", text)), default=0))
-    return f"{fence}{language}\n{text}\n{fence}"

@@ -222,7 +222,7 @@ class Run:
         )
         return convert(
             ann.network,
-            play_for_calibration(ann, labeller, self.task, _seed(config.seed, CALIBRATION)),
+            play_for_calibration(ann, labeller, self.task, stage_seed(config.seed, CALIBRATION)),
             timesteps=config.timesteps,
             carry_membrane=config.carry_membrane,
             options=options,
@@ -249,7 +249,7 @@ class Run:
             self.config.validation,
             teacher,
             self.monitor,
-            stage_seed=_seed(self.config.seed, stage.index),
+            stage_seed=stage_seed(self.config.seed, stage.index),
             saver=Saver(self.folder / RESUME, self.config.save_every),
         )
         result = trainer.run()
@@ -290,5 +290,6 @@ class Run:
         }
 
 
-def _seed(seed: int, index: int) -> int:
+def stage_seed(seed: int, index: int) -> int:
+    """Seed of the run's part `index`; 0 is the privileged teacher, 1 the ANN."""
     return int(np.random.SeedSequence([seed, index]).generate_state(1)[0] >> 1)

@@ -1,4 +1,4 @@
-"""What the comparisons share: settings, runs that are reused, results over seeds, tables."""
+"""What the comparisons share: settings, runs that are reused, results over seeds."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from snn_rl.agents.agent import Agent, load_agent
 from snn_rl.agents.config import TrainConfig, load_preset, make_config
 from snn_rl.agents.run import CONFIG, Interrupted
 from snn_rl.checkpoint import CARD, write_text
+from snn_rl.commands.output import FAILURE, INTERRUPTED
 from snn_rl.errors import SnnRlError
 from snn_rl.settings import merge, parse_overrides, read_yaml
 
@@ -27,8 +28,6 @@ T_975 = (
     *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
 )
 """97.5 % quantiles of the t-distribution with 1 … 30 degrees of freedom."""
-
-FAILURE, INTERRUPTED = 1, 130
 
 
 def settings(env: str, seed: int, overrides: Sequence[str]) -> dict[str, Any]:
@@ -141,12 +140,6 @@ def seeds_line(rows: Sequence[Row]) -> str:
         f"Greedy, {trials} full games per agent; seeds {', '.join(map(str, seeds))}. "
         f"Mean ± {spread} where there is one seed alone."
     )
-
-
-def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    rows = [header, ["---"] * len(header), *lines]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def positive(text: str) -> int:

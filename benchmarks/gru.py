@@ -12,7 +12,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 from comparing import holds_run, say
@@ -25,7 +24,7 @@ from snn_rl.agents.monitors import FileMonitor, StopFlag
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.qnetwork import mlp, nature_cnn
 from snn_rl.agents.resume import Saver
-from snn_rl.agents.run import CONFIG, RESUME, Interrupted, Run
+from snn_rl.agents.run import CONFIG, RESUME, Interrupted, Run, stage_seed
 from snn_rl.agents.training import Result, StageTrainer
 from snn_rl.checkpoint import write_text
 from snn_rl.graph import Node
@@ -164,7 +163,7 @@ def _train(run: Run, network: Network, monitor: FileMonitor) -> Result:
         config.validation,
         run.given_teacher,
         monitor,
-        stage_seed=int(np.random.SeedSequence([config.seed, 1]).generate_state(1)[0] >> 1),
+        stage_seed=stage_seed(config.seed, 1),
         saver=Saver(run.folder / RESUME, config.save_every),
     )
     result = trainer.run()

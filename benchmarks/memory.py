@@ -33,7 +33,6 @@ from comparing import (
     seeds_line,
     settings,
     steps_of,
-    table,
     train_or_reuse,
 )
 from gru import train_gru
@@ -43,6 +42,7 @@ from snn_rl.agents.config import TrainConfig, make_config
 from snn_rl.agents.evaluation import Conditions, evaluate, evaluation_seeds
 from snn_rl.checkpoint import write_text
 from snn_rl.errors import SnnRlError
+from snn_rl.markdown import table
 from snn_rl.memory import keep_freed_memory
 from snn_rl.settings import merge
 
@@ -216,7 +216,7 @@ def report(out: Path, env: str, trained_under: str) -> str:
         seeds = str(len({row["seed"] for row in own}))
         lines.append([name, *cells, seeds, mean_of(own, "steps", ",.0f"), taught])
     header = ["variant", *conditions, "seeds", "frames trained", "teacher"]
-    text = f"{env}, trained under: {trained_under}. {seeds_line(rows)}\n\n{table(header, lines)}"
+    text = f"{env}, trained under: {trained_under}. {seeds_line(rows)}\n\n{table(header, lines)}\n"
     write_text(out / TABLE, text)
     return text
 

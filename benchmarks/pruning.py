@@ -37,7 +37,6 @@ from comparing import (
     seeds_of,
     settings,
     steps_of,
-    table,
     train_or_reuse,
 )
 
@@ -48,6 +47,7 @@ from snn_rl.agents.monitors import FileMonitor, StopFlag
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.run import Run
 from snn_rl.checkpoint import write_text
+from snn_rl.markdown import table
 from snn_rl.memory import keep_freed_memory
 from snn_rl.pruning import VANISHING_RATE, rescale_leaks
 from snn_rl.settings import merge
@@ -217,9 +217,8 @@ def report(out: Path, env: str) -> str:
     ]
     header = ["variant", "score", "seeds", "frames", "seconds", "spikes per neuron and frame", "α"]
     steps = " or ".join(f"{n:,}" for n in sorted({row["steps_per_stage"] for row in rows}))
-    text = (
-        f"{env}, {steps} steps per stage. {seeds_line(rows)}\n\n{table(header, lines)}{_rates(of)}"
-    )
+    what = f"{env}, {steps} steps per stage. {seeds_line(rows)}"
+    text = f"{what}\n\n{table(header, lines)}\n{_rates(of)}"
     write_text(out / TABLE, text)
     return text
 
@@ -238,7 +237,7 @@ def _rates(of: dict[str, list[Row]]) -> str:
         "Spikes per neuron and frame, layer by layer: mean over seeds, and in brackets the seeds "
         f"whose layer is silent (below {VANISHING_RATE})."
     )
-    return f"\n{intro}\n\n{table(['variant', 'layer', 'before', 'after'], lines)}"
+    return f"\n{intro}\n\n{table(['variant', 'layer', 'before', 'after'], lines)}\n"
 
 
 def _layer_rates(rows: Sequence[Row], layer: str) -> str:

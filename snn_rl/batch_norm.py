@@ -105,3 +105,15 @@ def _channel_statistics(
         for hook in hooks:
             hook.remove()
     return found
+
+
+@torch.no_grad()
+def measure_batch_norm(network: Network, frames: Tensor) -> None:
+    """Set an ANN's running statistics to those of `frames` [1, batch, ...] alone, in place."""
+    norms = [layer for layer in network.layers.values() if isinstance(layer, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    network.train()(frames, network.initial_state(frames.shape[1]))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum

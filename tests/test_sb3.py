@@ -30,6 +30,16 @@ def test_predict_leaves_the_agents_own_memory_alone() -> None:
     )
 
 
+def play(agent: Agent, env: gym.Env[Any, Any], observation: Any) -> float:
+    """Return of the episode that began with `observation`."""
+    total, over = 0.0, False
+    while not over:
+        observation, reward, terminated, truncated, _ = env.step(agent.act(observation))
+        total += float(reward)
+        over = terminated or truncated
+    return total
+
+
 def games_by_hand(agent: Agent, seeds: list[int], targets: list[int]) -> list[float]:
     """Returns of the first episodes of one environment per seed, each with an agent of its own."""
     result = []
@@ -37,12 +47,7 @@ def games_by_hand(agent: Agent, seeds: list[int], targets: list[int]) -> list[fl
         env = gym.make(ENV)
         observation, _ = env.reset(seed=seed)
         for _ in range(target):
-            mine, total, over = agent.with_options(), 0.0, False
-            while not over:
-                observation, reward, terminated, truncated, _ = env.step(mine.act(observation))
-                total += float(reward)
-                over = terminated or truncated
-            result.append(total)
+            result.append(play(agent.with_options(), env, observation))
             observation, _ = env.reset()
     return result
 
@@ -101,13 +106,5 @@ def test_stable_baselines_evaluates_it_on_a_single_environment() -> None:
     rewards, _ = evaluate_policy(agent, env, n_eval_episodes=4, return_episode_rewards=True)
     game = gym.make(ENV)
     game.reset(seed=5)
-    expected = []
-    for _ in range(4):
-        observation, _ = game.reset()
-        mine, total, over = agent.with_options(), 0.0, False
-        while not over:
-            observation, reward, terminated, truncated, _ = game.step(mine.act(observation))
-            total += float(reward)
-            over = terminated or truncated
-        expected.append(total)
+    expected = [play(agent.with_options(), game, game.reset()[0]) for _ in range(4)]
     assert rewards == expected

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from snn_rl.network import Network
@@ -48,18 +48,6 @@ def classify(network: Network, images: Tensor, timesteps: int) -> Tensor:
     )
     logits: Tensor = output[0]
     return logits
-
-
-@torch.no_grad()
-def measure_batch_norm(network: Network, frames: Tensor) -> None:
-    """Set an ANN's running statistics to those of `frames` [1, batch, ...] alone, in place."""
-    norms = [layer for layer in network.layers.values() if isinstance(layer, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 1.0
-    network.train()(frames, network.initial_state(frames.shape[1]))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
 
 
 @torch.no_grad()

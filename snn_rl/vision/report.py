@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from snn_rl.checkpoint import read_card, write_text
 from snn_rl.errors import SnnRlError
+from snn_rl.markdown import table
 from snn_rl.vision import figures
 from snn_rl.vision.classifier import CONFIG, stage_folders
 from snn_rl.vision.config import VisionConfig
@@ -86,7 +87,7 @@ def _results(rows: Sequence[Row]) -> str:
         ]
         for row in rows
     ]
-    return f"## Results\n\nOn {images:,} test images.\n\n{_table(head, cells)}\n\n{_GLOSSARY}"
+    return f"## Results\n\nOn {images:,} test images.\n\n{table(head, cells)}\n\n{_GLOSSARY}"
 
 
 def _spikes(run: Path, rows: Sequence[Row]) -> str:
@@ -125,7 +126,7 @@ def _energy(run: Path, rows: Sequence[Row]) -> str:
     note += f", skipping zero activations {skipping:.2f} µJ" if skipping else ""
     note += f", with memory {first['ann with memory']:.2f} µJ, per image."
     picture = _picture(run, "energy", "Energy per image", figures.draw_energy(rows))
-    return f"{picture}\n\n{note}\n\n{_table(head, cells)}"
+    return f"{picture}\n\n{note}\n\n{table(head, cells)}"
 
 
 def _learning(run: Path) -> str:
@@ -159,14 +160,6 @@ def _reproduce(run: Path) -> str:
 def _picture(run: Path, name: str, title: str, figure: Figure) -> str:
     figures.save_figure(figure, run / FIGURES / f"{name}.png")
     return f"## {title}\n\n![{title}]({FIGURES}/{name}.png)"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    keep = [i for i in range(len(head)) if any(row[i] != "–" for row in rows)]
-    lines = ["| " + " | ".join(head[i] for i in keep) + " |"]
-    lines.append("|" + "|".join("---" if i == 0 else "---:" for i in keep) + "|")
-    lines += ["| " + " | ".join(row[i] for i in keep) + " |" for row in rows]
-    return "\n".join(lines)
 
 
 def _number(value: float | None, form: str) -> str:

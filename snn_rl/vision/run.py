@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from snn_rl import checkpoint
-from snn_rl.batch_norm import insert_batch_norm
+from snn_rl.batch_norm import insert_batch_norm, measure_batch_norm
 from snn_rl.conversion import Calibration, NeuronOptions, balance, convert
 from snn_rl.errors import SnnRlError
 from snn_rl.network import Network
@@ -26,7 +26,7 @@ from snn_rl.tracing import trace
 from snn_rl.vision.classifier import ANN, CONFIG, PRUNED
 from snn_rl.vision.config import VisionConfig
 from snn_rl.vision.data import Data
-from snn_rl.vision.evaluation import evaluate, measure_batch_norm
+from snn_rl.vision.evaluation import evaluate
 from snn_rl.vision.hardware import Hardware
 from snn_rl.vision.models import PIXEL_SCALE, Options, build_model
 from snn_rl.vision.monitor import Monitor
