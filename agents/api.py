@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from snn_rl.agents.agent import Agent
-from snn_rl.agents.config import TrainConfig, load_preset, make_config
+from snn_rl.agents.config import TrainConfig, make_config, with_preset
 from snn_rl.agents.monitors import FileMonitor, StopFlag
 from snn_rl.agents.qnetwork import QNetworkFactory
 from snn_rl.agents.results import run_folder, run_to_resume
 from snn_rl.agents.run import Run
-from snn_rl.settings import merge
 
 
 def train(
@@ -41,7 +40,7 @@ def train(
     if isinstance(config, str):
         config = {"env": config}
     if not isinstance(config, TrainConfig):
-        config = make_config(merge(load_preset(str(config.get("env"))), config))
+        config = make_config(with_preset(config))
     if resume:
         folder, config, _ = run_to_resume(Path(run_dir) if run_dir else None)
     else:

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from snn_rl.envs.games import UnsupportedEnvironment, atari_game
 from snn_rl.errors import ConfigError, SnnRlError
 from snn_rl.pruning import schedule
-from snn_rl.settings import Section, shipped, validate
+from snn_rl.settings import Section, merge, shipped, validate
 
 
 class NeuronConfig(Section):
@@ -239,9 +239,15 @@ def make_config(data: Mapping[str, Any], source: str = "configuration") -> Train
     return validate(TrainConfig, data, source)
 
 
-def load_preset(env_id: str) -> dict[str, Any]:
-    """Settings shipped for an environment: configs/<id>.yaml, Atari.yaml for other Atari games, or
-    {} where there are none."""
+def with_preset(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings on top of those shipped for their "env" and "stack": configs/<env>.yaml; for other
+    Atari games, and for any that is seen in several frames, Atari.yaml and Atari-stacked.yaml."""
+    return merge(_preset(str(given.get("env", "")), given.get("stack", 1) != 1), given)
+
+
+def _preset(env_id: str, stacked: bool) -> dict[str, Any]:
+    if stacked and _is_atari(env_id):
+        return shipped("Atari-stacked")
     preset = shipped(env_id.replace("/", "-"))
     return shipped("Atari") if not preset and _is_atari(env_id) else preset
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import snn_rl
 from snn_rl.agents.agent import Agent, load_agent
-from snn_rl.agents.config import TrainConfig, load_preset, make_config
+from snn_rl.agents.config import TrainConfig, make_config, with_preset
 from snn_rl.agents.run import CONFIG, Interrupted
 from snn_rl.checkpoint import CARD, write_text
 from snn_rl.commands.output import FAILURE, INTERRUPTED
 from snn_rl.errors import SnnRlError
-from snn_rl.settings import merge, parse_overrides, read_yaml
+from snn_rl.settings import parse_overrides, read_yaml
 
 Row = dict[str, Any]
 
@@ -32,8 +32,7 @@ T_975 = (
 
 def settings(env: str, seed: int, overrides: Sequence[str]) -> dict[str, Any]:
     """The environment's preset with `--set` texts, the environment and the seed on top."""
-    given = merge(load_preset(env), parse_overrides(overrides))
-    return merge(given, {"env": env, "seed": seed})
+    return with_preset(parse_overrides(overrides) | {"env": env, "seed": seed})
 
 
 def holds_run(config: TrainConfig, folder: Path) -> bool:

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from snn_rl.agents.config import (
     LearnerConfig,
     NeuronConfig,
     TrainConfig,
     ValidationConfig,
-    load_preset,
     make_config,
     teacher_stack,
+    with_preset,
 )
 from snn_rl.errors import ConfigError
 from snn_rl.settings import merge, parse_overrides, read_yaml
@@ -23,7 +24,7 @@ from snn_rl.settings import merge, parse_overrides, read_yaml
 PRESETS = sorted(
     file.name.removesuffix(".yaml")
     for file in resources.files("snn_rl.configs").iterdir()
-    if file.name.endswith(".yaml") and file.name != "Atari.yaml"
+    if file.name.endswith(".yaml") and not file.name.startswith("Atari")
 )
 
 
@@ -286,23 +287,38 @@ def test_there_is_a_preset() -> None:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_presets_load_validate_and_are_found_by_their_environment(name: str) -> None:
+def test_presets_validate_and_are_found_by_their_environment(name: str) -> None:
     file = resources.files("snn_rl.configs") / f"{name}.yaml"
-    data = load_preset(name)
-    env_id = str(data["env"])
-    assert load_preset(env_id) == data, f"{file} is not named after its environment"
-    assert make_config(data).env == env_id
+    data = yaml.safe_load(file.read_text())
+    assert with_preset({"env": data["env"]}) == data, f"{file} is not named after its environment"
+    assert make_config(data).env == data["env"]
 
 
 def test_atari_games_without_preset_share_one() -> None:
-    shared = load_preset("ALE/Breakout-v5")
-    assert shared == load_preset("MsPacmanNoFrameskip-v4") != {}
-    assert make_config(shared | {"env": "ALE/Breakout-v5"}).teacher == "stack:4"
+    shared, other = (with_preset({"env": e}) for e in ("ALE/Breakout-v5", "MsPacmanNoFrameskip-v4"))
+    assert shared["privileged"] == other["privileged"]
+    assert make_config(shared).teacher == "stack:4"
+
+
+@pytest.mark.parametrize("env", ["ALE/Breakout-v5", "PongNoFrameskip-v4"])
+def test_an_ann_that_sees_several_frames_of_a_game_learns_by_itself(env: str) -> None:
+    config = make_config(with_preset({"env": env, "stack": 4}))
+    assert config.teacher == "self"
+    assert config.stack == 4
+    assert min(config.ann.td) > 0
+    assert config.ann == make_config(with_preset({"env": env})).privileged
 
 
 def test_environments_without_preset_use_the_defaults() -> None:
-    assert load_preset("Acrobot-v1") == {}
-    assert load_preset("../configs/CartPole-v1") == {}
+    for env in ("Acrobot-v1", "../configs/CartPole-v1"):
+        assert with_preset({"env": env}) == {"env": env}
+    own = with_preset({"env": "PositionOnlyCartPole-v1"})
+    assert with_preset({"env": own["env"], "stack": 4}) == own | {"stack": 4}
+
+
+def test_settings_given_count_more_than_the_preset() -> None:
+    given = {"env": "CartPole-v1", "ann": {"steps": 7}}
+    assert with_preset(given)["ann"] == with_preset({"env": "CartPole-v1"})["ann"] | {"steps": 7}
 
 
 def test_merge_goes_section_by_section_and_changes_no_argument() -> None:

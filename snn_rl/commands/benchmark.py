@@ -44,12 +44,12 @@ def train(
 ) -> None:
     """Steps per second in training, against Stable-Baselines3's DQN at equal updates."""
     from snn_rl.agents.benchmark_train import training_throughput
-    from snn_rl.agents.config import load_preset, make_config
+    from snn_rl.agents.config import make_config, with_preset
     from snn_rl.console import throughput_table
     from snn_rl.settings import merge, parse_overrides
 
     options = merge({"env": env, "device": device}, parse_overrides(set_ or []))
-    config = make_config(merge(load_preset(env), options))
+    config = make_config(with_preset(options))
     rows = training_throughput(config, stack=stack, seconds=seconds, repeats=repeats)
     if as_json:
         show_json(rows)

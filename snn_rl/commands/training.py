@@ -63,7 +63,7 @@ def train(
     threads: Annotated[int | None, typer.Option(help="CPU threads of torch [1].")] = None,
 ) -> None:
     """Train an ANN, convert it to spikes, and reduce its timesteps stage by stage."""
-    from snn_rl.agents.config import load_preset, make_config
+    from snn_rl.agents.config import make_config, with_preset
     from snn_rl.agents.results import run_folder, run_to_resume
     from snn_rl.settings import merge, parse_overrides, read_yaml
 
@@ -90,8 +90,10 @@ def train(
             raise SnnRlError("--resume takes no options but --run-dir: the run keeps its settings")
         folder, settings, command = run_to_resume(run_dir)
     else:
-        base = read_yaml(config) if config else load_preset(env or "")
-        settings = make_config(merge(merge(base, options), parse_overrides(set_ or [])))
+        options = merge(options, parse_overrides(set_ or []))
+        settings = make_config(
+            merge(read_yaml(config), options) if config else with_preset(options)
+        )
         folder, command = run_folder(run_dir, settings.env), _reproducing(sys.argv[1:])
     _train(settings, folder, command)
 
