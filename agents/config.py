@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -123,6 +123,8 @@ class DistillConfig(LearnerConfig):
     """A stage that a teacher labels while the student plays; the default for spiking stages."""
 
     steps: int = Field(default=400_000, gt=0)
+    steps_at: dict[int, Annotated[int, Field(gt=0)]] | None = None
+    """steps of the stage at T, where they differ, e.g. {5: 800000}"""
     num_envs: int = Field(default=32, gt=0)
     rollout: int = Field(default=32, gt=0)
     replay: int = Field(default=0, ge=0)
@@ -135,6 +137,11 @@ class DistillConfig(LearnerConfig):
     max_grad_norm: float = Field(default=1.0, gt=0)
     epsilon: list[float] = Field(default=[0.02, 0.02], min_length=2, max_length=2)
     teacher_acts: float = Field(default=0.1, ge=0, le=1)
+
+    def at(self, timesteps: int) -> DistillConfig:
+        """The settings of the stage at T."""
+        steps = (self.steps_at or {}).get(timesteps, self.steps)
+        return self.model_copy(update={"steps": steps, "steps_at": None})
 
 
 class ValidationConfig(Section):

@@ -142,7 +142,7 @@ class Run:
 
         def train(network: Network, timesteps: int) -> Network:
             policy = Policy(network, timesteps, config.carry_membrane)
-            stage = _Stage(f"T{timesteps}", 1 + timesteps, config.spiking, timesteps)
+            stage = _Stage(f"T{timesteps}", 1 + timesteps, config.spiking.at(timesteps), timesteps)
             agent = self._train(stage, policy, labeller)
             stages[stage.name] = agent
             return agent.policy.network

@@ -152,7 +152,7 @@ class Experiment:
             "start": str(self.folder / variant.start / variant.start),
             "teacher": self.teacher(),
             "ann": {"steps": 0},
-            "spiking": {"steps": self.steps * variant.times},
+            "spiking": {"steps": self.steps * variant.times, "steps_at": None},
         }
         if not self.stop_at_target:
             changes["validation"] = {"target": None}

@@ -23,6 +23,7 @@ from snn_rl import cli
 from snn_rl.agents.agent import load_agent, zoo
 from snn_rl.agents.monitors import StopFlag
 from snn_rl.agents.results import stages
+from snn_rl.checkpoint import CARD
 
 COMMAND = [sys.executable, "-m", "snn_rl.cli"]
 SMALL = [
@@ -179,6 +180,14 @@ def test_scores_are_recorded_in_cards_on_request_alone(home: Path, call: Call) -
         assert "--record keeps the standard scores" in err
     finally:
         shutil.rmtree(run)
+
+
+def test_steps_count_for_every_stage(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("spiking: {steps_at: {2: 99999999}}")
+    status, _, err = call(*SMALL, "--config", "own.yaml", "--steps", "256", "--run-dir", "run")
+    assert status == 0, err
+    cards = (json.loads((tmp_path / "run" / s / CARD).read_text()) for s in ("T2", "T1"))
+    assert [card["provenance"]["steps"] for card in cards] == [256, 256]
 
 
 def test_report(home: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,6 +51,14 @@ def test_a_run_goes_through_all_stages(finished: tuple[Path, dict[str, Agent]]) 
     assert all(agent.env_id == "CartPole-v1" for agent in agents.values())
 
 
+def test_a_stage_can_have_steps_of_its_own(tmp_path: Path) -> None:
+    config = short(spiking={"steps_at": {2: 384}})
+    agents = snn_rl.train(config, run_dir=tmp_path / "run")
+    assert {name: agent.card["provenance"]["steps"] for name, agent in agents.items()} == {
+        "ann": 192, "T2": 384, "T1": 128,
+    }  # fmt: skip
+
+
 def test_stages_are_saved_and_loadable(finished: tuple[Path, dict[str, Agent]]) -> None:
     folder, agents = finished
     assert {path.name for path in folder.iterdir()} == {

@@ -85,6 +85,7 @@ def train(
     options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if steps is not None:
         options |= {stage: {"steps": steps} for stage in ("privileged", "ann", "spiking")}
+        options["spiking"]["steps_at"] = None
     if resume:
         if options or config or set_:
             raise SnnRlError("--resume takes no options but --run-dir: the run keeps its settings")
