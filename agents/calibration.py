@@ -1,4 +1,4 @@
-"""Real play to balance thresholds on."""
+"""Real play to balance thresholds on, and to measure activations."""
 
 from __future__ import annotations
 
@@ -17,20 +17,33 @@ ODDS = Exploration(epsilon=0.05, teacher=0.5)
 
 def play_for_calibration(ann: Policy, labeller: Policy, task: Task, seed: int) -> Calibration:
     """Frames that `ann` sees when half of the actions are the labeller's."""
-    vector = task.conditions.make_vector(task.env_id, ENVS, seed)
-    network = ann.network
+    return play(ann, labeller, task, seed, ODDS, ENVS, FRAMES)
+
+
+def play(
+    policy: Policy,
+    labeller: Policy | None,
+    task: Task,
+    seed: int,
+    odds: Exploration,
+    envs: int,
+    frames: int,
+) -> Calibration:
+    """`frames` frames of each of `envs` games."""
+    vector = task.conditions.make_vector(task.env_id, envs, seed)
+    network = policy.network
     replay = SegmentReplay(
-        ENVS,
-        FRAMES,
+        envs,
+        frames,
         network.input_shape,
         pixels=network.pixels,
-        teacher_actions=task.num_actions,
+        teacher_actions=task.num_actions if labeller else 0,
     )
     try:
         generator = np.random.default_rng(seed)
-        rollout = Rollout(vector, task.env_id, task.pipeline, ann, labeller, generator)
-        rollout.collect(replay, FRAMES, ODDS)
+        rollout = Rollout(vector, task.env_id, task.pipeline, policy, labeller, generator)
+        rollout.collect(replay, frames, odds)
     finally:
         vector.close()
-    segment = replay.newest(FRAMES, None)
+    segment = replay.newest(frames, None)
     return Calibration(torch.from_numpy(segment.frames), torch.from_numpy(segment.start))

@@ -70,14 +70,19 @@ class Stopped(Exception):
 class Evaluation:
     """Episodes in the order of their seeds.
 
-    `spike_rates` holds spikes per neuron per frame by layer, summed over the timesteps.
+    `neuron_rates` holds spikes per frame of every neuron by layer, summed over the timesteps.
     """
 
     rewards: list[float]
     lengths: list[int]
     truncated: int
     distinct_trials: int
-    spike_rates: dict[str, float]
+    neuron_rates: dict[str, Tensor]
+
+    @property
+    def spike_rates(self) -> dict[str, float]:
+        """Spikes per neuron per frame by layer."""
+        return {layer: float(rates.mean()) for layer, rates in self.neuron_rates.items()}
 
     @property
     def mean(self) -> float:
@@ -111,7 +116,7 @@ def evaluate(
     """
     count = len(seeds)
     vector = conditions.make_vector(env_id, count, 0)
-    rates = _RateCounter(policy)
+    rates = _RateCounter()
     try:
         observation, info = vector.reset(seed=list(seeds))  # type: ignore[arg-type]
         playing = np.arange(count)  # games still on; the network runs for these alone
@@ -143,7 +148,7 @@ def evaluate(
         lengths=lengths.tolist(),
         truncated=int(cut.sum()),
         distinct_trials=len({game.hexdigest() for game in games}),
-        spike_rates=rates.result(),
+        neuron_rates=rates.result(),
     )
 
 
@@ -163,7 +168,7 @@ def evaluate_agent(
     sizes = {layer: lif.size for layer, lif in policy.network.spiking.items()}
     spikes = sum(rate * sizes[layer] for layer, rate in result.spike_rates.items())
     energy = energy_report(
-        policy.network, policy.timesteps, result.spike_rates, carry_membrane=policy.carry_membrane
+        policy.network, policy.timesteps, result.neuron_rates, carry_membrane=policy.carry_membrane
     )
     return {
         "agent": name,
@@ -188,20 +193,16 @@ def evaluate_agent(
 
 
 class _RateCounter:
-    """Counts spikes per layer over the frames that the network sees."""
+    """Counts the spikes of every neuron over the frames that the network sees."""
 
-    def __init__(self, policy: Policy) -> None:
-        self.sizes = {name: layer.size for name, layer in policy.network.spiking.items()}
-        self.spikes = dict.fromkeys(self.sizes, 0.0)
-        self.frames = dict.fromkeys(self.sizes, 0)
+    def __init__(self) -> None:
+        self.spikes: dict[str, Tensor] = {}
+        self.frames: dict[str, int] = {}
 
     def observe(self, layer: str, spikes: Tensor) -> None:
-        self.spikes[layer] += float(spikes.sum(dtype=torch.float64))
-        self.frames[layer] += spikes.shape[0] * spikes.shape[2]
+        counts = spikes.sum((0, 1, 2), dtype=torch.float64).cpu()
+        self.spikes[layer] = self.spikes[layer] + counts if layer in self.spikes else counts
+        self.frames[layer] = self.frames.get(layer, 0) + spikes.shape[0] * spikes.shape[2]
 
-    def result(self) -> dict[str, float]:
-        return {
-            name: self.spikes[name] / (self.frames[name] * size)
-            for name, size in self.sizes.items()
-            if self.frames[name]
-        }
+    def result(self) -> dict[str, Tensor]:
+        return {layer: counts / self.frames[layer] for layer, counts in self.spikes.items()}

@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from snn_rl import checkpoint
-from snn_rl.agents.agent import Agent, find_agent, zoo
+from snn_rl.agents.agent import find_agent, zoo
 from snn_rl.agents.config import TrainConfig, make_config
-from snn_rl.agents.evaluation import Conditions, evaluate, evaluation_seeds
 from snn_rl.agents.run import CONFIG, HEADER
-from snn_rl.energy import EnergyReport, energy_report
 from snn_rl.errors import CheckpointError, SnnRlError
 from snn_rl.settings import read_yaml
 
@@ -69,6 +67,18 @@ def stages(run: Path) -> list[Path]:
     return sorted(found, key=_stage_order)
 
 
+def named(source: str) -> list[str]:
+    """The agents that a name stands for: all stages of "zoo:<env>", else that agent alone."""
+    env = source.removeprefix("zoo:")
+    if not source.startswith("zoo:") or not (
+        found := [n for n in zoo() if n.startswith(f"{env}/")]
+    ):
+        return [source]
+    return sorted(
+        (f"zoo:{name}" for name in found), key=lambda name: _stage_order(find_agent(name))
+    )
+
+
 def save_evaluation(run: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Keep the rows of `snn-rl evaluate` beside the run, for its report."""
     checkpoint.write_text(run / "evaluation.json", json.dumps(list(rows), indent=1))
@@ -86,16 +96,6 @@ def record_scores(rows: Sequence[dict[str, Any]]) -> None:
 def zoo_rows() -> list[dict[str, Any]]:
     """Cards of the shipped agents, each with its name."""
     return [{"name": name} | checkpoint.read_card(find_agent(f"zoo:{name}")) for name in zoo()]
-
-
-def measure_energy(agent: Agent, trials: int) -> EnergyReport:
-    """Energy per frame at the spike rates of `trials` greedy games."""
-    policy = agent.policy
-    seeds, world = evaluation_seeds(0, trials), Conditions(maxpool=agent.maxpool)
-    played = evaluate(policy, agent.env_id, agent.pipeline, seeds, world)
-    return energy_report(
-        policy.network, policy.timesteps, played.spike_rates, carry_membrane=policy.carry_membrane
-    )
 
 
 def unfinished(folder: Path) -> tuple[TrainConfig, str]:

@@ -13,7 +13,6 @@ from rich.table import Column, Table
 if TYPE_CHECKING:
     from snn_rl.agents.evaluation import Evaluation
     from snn_rl.agents.progress import Progress as StageProgress
-    from snn_rl.energy import EnergyReport
 
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -139,28 +138,6 @@ def zoo_table(rows: Sequence[dict[str, Any]]) -> Table:
             f"{made.get('steps', 0):,} steps, {made.get('seconds', 0) / 60:.1f} min",
         )
     return table
-
-
-def energy_tables(name: str, report: EnergyReport) -> tuple[Table, Table]:
-    """Tables of `snn-rl energy`: operations per layer, then the totals."""
-    layers = Table("layer", "MACs (ANN)", "entering rate", "ACs (Eq. 4)", "ACs (exact)", title=name)
-    for layer in report.layers:
-        rate = layer.entering_rate
-        layers.add_row(
-            layer.name,
-            f"{layer.macs:,}",
-            "analog" if rate is None else f"{rate:.4f}",
-            f"{layer.acs:,.0f}",
-            f"{layer.exact_acs:,.0f}",
-        )
-    totals = Table("per frame", "value")
-    totals.add_row("α = E_ANN / E_SNN (Eq. 4, compute only)", f"{report.alpha:.2f}")
-    totals.add_row("α, every spike at its exact fan-out", f"{report.alpha_exact:.2f}")
-    totals.add_row("α with all memory traffic, membranes included", f"{report.alpha_total:.2f}")
-    totals.add_row("ANN compute, nJ", f"{report.ann_pj / 1e3:,.2f}")
-    totals.add_row("SNN compute, nJ", f"{report.snn_pj / 1e3:,.2f}")
-    totals.add_row("spikes per neuron", f"{report.mean_rate:.4f}")
-    return layers, totals
 
 
 def step_table(rows: Sequence[dict[str, Any]]) -> Table:

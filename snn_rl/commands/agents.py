@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from snn_rl.commands.output import INTERRUPTED, say, show, show_json
+from snn_rl.commands.output import INTERRUPTED, FigureOption, say, show, show_energy, show_json
 from snn_rl.errors import SnnRlError
 
 if TYPE_CHECKING:
     from snn_rl.agents.agent import Agent
 
 AgentOption = Annotated[
-    str | None, typer.Option("--agent", help="Agent or run folder, or zoo:ENV/STAGE [newest run].")
+    str | None,
+    typer.Option("--agent", help="Agent or run folder, zoo:ENV/STAGE or zoo:ENV [newest run]."),
 ]
 OtherT = Annotated[int | None, typer.Option(min=1, help="Run spiking agents at another T.")]
 NoCarry = Annotated[bool, typer.Option("--no-carry", help="Zero the membranes at every frame.")]
@@ -146,26 +147,23 @@ def zoo() -> None:
 def energy(
     agent: AgentOption = None,
     trials: Annotated[int, typer.Option(min=1, help="Games to measure spike rates on.")] = 5,
+    figure: FigureOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON list on stdout.")] = False,
 ) -> None:
-    """Operations and energy per frame, layer by layer, at the spike rates of real play."""
-    from snn_rl.agents.results import measure_energy
-    from snn_rl.console import energy_tables
+    """Operations, memory traffic and energy per frame, at the spike rates of real play."""
+    from snn_rl.agents.energy import measure_energies
 
     _, agents = _find(agent)
-    reports = {name: measure_energy(loaded, trials) for name, loaded in agents.items()}
+    reports = measure_energies(agents, trials)
     if as_json:
-        rows = [{"agent": name} | found.to_dict() for name, found in reports.items()]
-        show_json(rows)
-        return
-    for name, found in reports.items():
-        show(*energy_tables(name, found))
+        show_json([{"agent": name} | found.to_dict() for name, found in reports.items()])
+    show_energy(reports, "frame", figure, tables=not as_json)
 
 
 def _find(source: str | None) -> tuple[Path | None, dict[str, Agent]]:
     """Run folder (if it is one) and agents by name; without a source the newest run, or the zoo."""
     from snn_rl.agents.agent import load_agent
-    from snn_rl.agents.results import newest_run, stages
+    from snn_rl.agents.results import named, newest_run, stages
 
     if source is None:
         run = newest_run(Path("runs"))
@@ -174,7 +172,7 @@ def _find(source: str | None) -> tuple[Path | None, dict[str, Agent]]:
         folders = stages(Path(source))
         if folders:
             return Path(source), {str(folder): load_agent(folder) for folder in folders}
-    return None, {source: load_agent(source)}
+    return None, {name: load_agent(name) for name in named(source)}
 
 
 def _as_asked(agent: Agent, timesteps: int | None, no_carry: bool) -> Agent:

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.console import Console
 
+if TYPE_CHECKING:
+    from snn_rl.energy import EnergyReport
+
 INTERRUPTED, FAILURE, BAD_INPUT = 130, 1, 2
+
+FigureOption = Annotated[Path | None, typer.Option("--figure", help="Draw them into this PNG.")]
 
 screen = Console(stderr=True)
 """Messages and progress; standard output is for results."""
@@ -28,3 +36,18 @@ def show(*tables: Any) -> None:
 def show_json(rows: Any) -> None:
     """One JSON document on stdout."""
     sys.stdout.write(json.dumps(rows, indent=1) + "\n")
+
+
+def show_energy(
+    reports: Mapping[str, EnergyReport], per: str, figure: Path | None, *, tables: bool
+) -> None:
+    """Energy of stages per frame or image: as tables, and in a picture, if one is named."""
+    from snn_rl.energy_view import draw_reports, layer_table, save_figure, summary_tables
+
+    if tables:
+        spiking = {name: found for name, found in reports.items() if found.neurons}
+        show(*(layer_table(name, found) for name, found in spiking.items()))
+        show(*summary_tables(reports, per))
+    if figure is not None:
+        save_figure(draw_reports(reports, per), figure)
+        say(f"figure: {figure}")

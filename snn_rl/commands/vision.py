@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from snn_rl.commands.output import INTERRUPTED, say, show, show_json
+from snn_rl.commands.output import INTERRUPTED, FigureOption, say, show, show_energy, show_json
 from snn_rl.errors import SnnRlError
 
 if TYPE_CHECKING:
@@ -135,20 +135,15 @@ def energy(
     run: RunArgument = None,
     data: DataOption = None,
     limit: LimitOption = 1000,
+    figure: FigureOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Operations, memory accesses and energy per image, layer by layer, at real spike rates."""
-    from snn_rl.console import energy_tables
-    from snn_rl.vision.tables import memory_table
-
     folder = run or _newest_run()
     reports = {row["stage"]: found for row, found in _scores(folder, data, limit, None)}
     if as_json:
         show_json([{"stage": name} | found.to_dict() for name, found in reports.items()])
-        return
-    for name, found in reports.items():
-        show(*energy_tables(name, found))
-    show(memory_table(reports))
+    show_energy(reports, "image", figure, tables=not as_json)
 
 
 @app.command()

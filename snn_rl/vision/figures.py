@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-BLUE, RED, GREY, PALE = "#4477aa", "#ee6677", "#bbbbbb", "#b4c9dd"
+RED, GREY, PALE = "#ee6677", "#bbbbbb", "#b4c9dd"
 DPI = 130
 Row = Mapping[str, Any]
 
@@ -52,26 +51,6 @@ def draw_spike_rates(rates: Mapping[str, Mapping[str, float]]) -> Figure:
     return figure
 
 
-def draw_energy(rows: Sequence[Row]) -> Figure:
-    """Energy per image of the ANN and of every spiking stage: compute alone, and with memory."""
-    first = rows[0]["energy_uj"]
-    names, compute, total = ["ANN"], [first["ann compute"]], [first["ann with memory"]]
-    for row in rows:
-        if row["spike_rates"]:
-            names.append(str(row["stage"]))
-            compute.append(row["energy_uj"]["compute, exact"])
-            total.append(row["energy_uj"]["with memory"])
-    figure, axes = _canvas(max(5.5, 1.6 + 1.1 * len(names)), 4.0)
-    x = np.arange(len(names))
-    axes.bar(x - 0.2, compute, width=0.38, color=BLUE, label="compute", zorder=2)
-    axes.bar(x + 0.2, total, width=0.38, color=RED, label="with memory traffic", zorder=2)
-    axes.set_yscale("log")
-    axes.set_xticks(x, names)
-    axes.set_ylabel("energy per image, µJ")
-    axes.legend(frameon=False)
-    return figure
-
-
 def draw_learning(points: Sequence[Row]) -> Figure:
     """Validation accuracy after every epoch, stages one after the other."""
     figure, axes = _canvas(8.0, 4.0)
@@ -86,14 +65,6 @@ def draw_learning(points: Sequence[Row]) -> Figure:
     axes.set_ylabel("validation accuracy, %")
     axes.legend(frameon=False, ncols=2, fontsize=9)
     return figure
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG under a temporary name, then rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, format="png")
-    temporary.replace(path)
 
 
 def _canvas(width: float, height: float) -> tuple[Figure, Axes]:

@@ -10,6 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from snn_rl.checkpoint import read_card, write_text
+from snn_rl.energy_view import draw_energy, save_figure
 from snn_rl.errors import SnnRlError
 from snn_rl.markdown import table
 from snn_rl.vision import figures
@@ -125,8 +126,16 @@ def _energy(run: Path, rows: Sequence[Row]) -> str:
     note = f"ANN: compute {first['ann compute']:.2f} µJ"
     note += f", skipping zero activations {skipping:.2f} µJ" if skipping else ""
     note += f", with memory {first['ann with memory']:.2f} µJ, per image."
-    picture = _picture(run, "energy", "Energy per image", figures.draw_energy(rows))
+    picture = _picture(run, "energy", "Energy per image", _draw_energy(rows))
     return f"{picture}\n\n{note}\n\n{table(head, cells)}"
+
+
+def _draw_energy(rows: Sequence[Row]) -> Figure:
+    first, spiking = rows[0]["energy_uj"], [row for row in rows if row["spike_rates"]]
+    names = ["ANN", *(str(row["stage"]) for row in spiking)]
+    compute = [first["ann compute"], *(row["energy_uj"]["compute, exact"] for row in spiking)]
+    total = [first["ann with memory"], *(row["energy_uj"]["with memory"] for row in spiking)]
+    return draw_energy(names, compute, total, "energy per image, µJ")
 
 
 def _learning(run: Path) -> str:
@@ -158,7 +167,7 @@ def _reproduce(run: Path) -> str:
 
 
 def _picture(run: Path, name: str, title: str, figure: Figure) -> str:
-    figures.save_figure(figure, run / FIGURES / f"{name}.png")
+    save_figure(figure, run / FIGURES / f"{name}.png")
     return f"## {title}\n\n![{title}]({FIGURES}/{name}.png)"
 
 

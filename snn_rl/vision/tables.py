@@ -7,8 +7,6 @@ from typing import Any
 
 from rich.table import Table
 
-from snn_rl.energy import EnergyReport
-
 
 def evaluation_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """One row per stage."""
@@ -27,27 +25,5 @@ def evaluation_table(rows: Sequence[Mapping[str, Any]]) -> Table:
             f"{row['alpha']:.2f}",
             f"{row['alpha_exact']:.2f}",
             f"{row['alpha_total']:.2f}",
-        )
-    return table
-
-
-def memory_table(reports: Mapping[str, EnergyReport]) -> Table:
-    """Memory and energy of every stage, the ANN's with and without zero-skipping first."""
-    table = Table(
-        *("stage", "memory accesses", "over T1", "compute µJ", "exact µJ", "with memory µJ"),
-        title="per image",
-    )
-    first = next(iter(reports.values()))
-    skipping = first.ann_zero_skipping_pj
-    if skipping is not None:
-        table.add_row("ANN, zeros skipped", "–", "–", f"{skipping * 1e-6:.2f}", "–", "–")
-    for name, report in reports.items():
-        table.add_row(
-            name,
-            f"{report.main_accesses:,.0f}",
-            f"{report.access_ratio:.2f}",
-            f"{report.snn_pj * 1e-6:.2f}",
-            f"{report.exact_pj * 1e-6:.2f}",
-            f"{report.total_pj * 1e-6:.2f}",
         )
     return table
