@@ -50,7 +50,7 @@ def summary_tables(reports: Mapping[str, EnergyReport], per: str) -> tuple[Table
         cells = _nano(skipping, skipping)
         energy.add_row("ANN, zeros skipped", *cells, "–", *[f"{ann / skipping:.2f}"] * 2, "–")
     behind = Table(
-        *("stage", "spikes per neuron", "accumulates", "leak multiplies", "memory words"),
+        *("stage", "spikes per neuron", "accumulates", "leak multiplies", "memory accesses"),
         *("of them membranes", "accesses over T1"),
         title=f"operations and memory per {per}",
     )

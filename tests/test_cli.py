@@ -171,7 +171,19 @@ def test_energy_prints_one_json_document(home: Path, call: Call) -> None:
     assert row["alpha"] > 0
     code, out, _ = call("energy", "--agent", agent, "--trials", "1")
     assert code == 0
-    assert "E_ANN" in out
+    assert "leak multiplies" in out
+
+
+def test_energy_of_all_stages_has_the_ann_that_skips_zeros(
+    home: Path, call: Call, tmp_path: Path
+) -> None:
+    for source in (str(run_of(home)), "zoo:CartPole-v1"):
+        command = ("energy", "--agent", source, "--trials", "1", "--figure", "energy.png")
+        code, out, err = call(*command)
+        assert code == 0, err
+        assert "ANN, zeros skipped" in out
+        assert (tmp_path / "energy.png").read_bytes().startswith(b"\x89PNG")
+        (tmp_path / "energy.png").unlink()
 
 
 def test_zoo(call: Call) -> None:
