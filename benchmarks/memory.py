@@ -132,8 +132,10 @@ class Experiment:
         return make_config(merge(self.settings, changes))
 
     def student(self, run: str) -> TrainConfig:
-        """Settings of a run; rivals are trained as the spiking stages are."""
-        rival: dict[str, Any] = {"timesteps": 0, "ann": self.plain().spiking.model_dump()}
+        """Settings of a run; rivals are trained as the first spiking stage is."""
+        plain = self.plain()
+        first = plain.spiking.at(plain.timesteps).model_dump(exclude={"steps_at"})
+        rival: dict[str, Any] = {"timesteps": 0, "ann": first}
         changes: dict[str, Any] = {
             "ann": rival,
             "ann-four-frames": {**rival, "stack": 4},
