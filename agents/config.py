@@ -138,10 +138,10 @@ class DistillConfig(LearnerConfig):
     epsilon: list[float] = Field(default=[0.02, 0.02], min_length=2, max_length=2)
     teacher_acts: float = Field(default=0.1, ge=0, le=1)
 
-    def at(self, timesteps: int) -> DistillConfig:
+    def at(self, timesteps: int) -> LearnerConfig:
         """The settings of the stage at T."""
         steps = (self.steps_at or {}).get(timesteps, self.steps)
-        return self.model_copy(update={"steps": steps, "steps_at": None})
+        return LearnerConfig(**self.model_dump(exclude={"steps_at"}) | {"steps": steps})
 
 
 class ValidationConfig(Section):

@@ -14,8 +14,8 @@ from snn_rl.agents.rollout import Exploration
 from snn_rl.energy import EnergyReport, energy_report
 from snn_rl.fanout import activation_densities
 
-GAMES, FRAMES, AT_ONCE = 8, 256, 16
-"""Play on which an ANN's activations are counted, and the frames that are counted in one batch."""
+GAMES, FRAMES = 8, 256
+"""Play on which an ANN's activations are counted."""
 
 
 def measure_energies(agents: Mapping[str, Agent], trials: int) -> dict[str, EnergyReport]:
@@ -62,9 +62,8 @@ def measure_densities(ann: Agent) -> dict[str, float]:
     (seed,) = evaluation_seeds(0, 1)
     greedy = Exploration(epsilon=0.0, teacher=0.0)
     frames = play(ann.policy, None, task, seed, greedy, GAMES, FRAMES).frames
-    counts = [
-        activation_densities(ann.policy.network, part) for part in torch.split(frames, AT_ONCE)
-    ]
+    # One game at a time, whole: a stack of frames reaches back.
+    counts = [activation_densities(ann.policy.network, game) for game in torch.split(frames, 1, 1)]
     return {name: sum(c[name] for c in counts) / len(counts) for name in counts[0]}
 
 

@@ -200,8 +200,10 @@ class _RateCounter:
         self.frames: dict[str, int] = {}
 
     def observe(self, layer: str, spikes: Tensor) -> None:
-        counts = spikes.sum((0, 1, 2), dtype=torch.float64).cpu()
-        self.spikes[layer] = self.spikes[layer] + counts if layer in self.spikes else counts
+        counts = spikes.sum((0, 1, 2)).cpu()  # whole numbers, exact in float32 for one frame
+        if layer not in self.spikes:
+            self.spikes[layer] = torch.zeros_like(counts, dtype=torch.float64)
+        self.spikes[layer] += counts
         self.frames[layer] = self.frames.get(layer, 0) + spikes.shape[0] * spikes.shape[2]
 
     def result(self) -> dict[str, Tensor]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
@@ -120,13 +118,6 @@ def draw_learning(points: Sequence[Point]) -> Figure:
         handles, labels, loc="outside upper right", ncols=2, frameon=False, fontsize=SMALL
     )
     return figure
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG atomically."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
-    temporary.replace(path)
 
 
 def stage_label(stage: str) -> str:

@@ -16,10 +16,10 @@ from snn_rl.agents.figures import (
     draw_rewards,
     draw_spike_rates,
     format_reward,
-    save_figure,
     stage_label,
 )
 from snn_rl.agents.run_record import EVALUATION, METRICS, RunRecord, StageScore, read_run
+from snn_rl.canvas import save_figure
 from snn_rl.checkpoint import write_text
 from snn_rl.markdown import code, escape, fenced, table
 

@@ -134,8 +134,8 @@ class Experiment:
     def student(self, run: str) -> TrainConfig:
         """Settings of a run; rivals are trained as the first spiking stage is."""
         plain = self.plain()
-        first = plain.spiking.at(plain.timesteps).model_dump(exclude={"steps_at"})
-        rival: dict[str, Any] = {"timesteps": 0, "ann": first}
+        first = plain.spiking.at(plain.timesteps)
+        rival: dict[str, Any] = {"timesteps": 0, "ann": first.model_dump()}
         changes: dict[str, Any] = {
             "ann": rival,
             "ann-four-frames": {**rival, "stack": 4},

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from snn_rl.canvas import BLUE, RED, canvas
 from snn_rl.energy import EnergyReport
 
-BLUE, RED, DPI = "#4477aa", "#ee6677", 130
 NANO = 1e-3
 """nJ of a pJ."""
 
@@ -76,10 +75,7 @@ def draw_energy(
     names: Sequence[str], compute: Sequence[float], total: Sequence[float], unit: str
 ) -> Figure:
     """Energy of the ANN and the spiking stages: compute alone, and with all memory traffic."""
-    figure = Figure(figsize=(max(5.5, 1.6 + 1.1 * len(names)), 4.0), dpi=DPI, layout="constrained")
-    axes = figure.subplots()
-    axes.grid(axis="y", color="#dddddd", linewidth=0.7, zorder=0)
-    axes.spines[["top", "right"]].set_visible(False)
+    figure, axes = canvas(max(5.5, 1.6 + 1.1 * len(names)), 4.0)
     x = np.arange(len(names))
     axes.bar(x - 0.2, compute, width=0.38, color=BLUE, label="compute", zorder=2)
     axes.bar(x + 0.2, total, width=0.38, color=RED, label="with memory traffic", zorder=2)
@@ -105,14 +101,6 @@ def draw_reports(reports: Mapping[str, EnergyReport], per: str) -> Figure:
             total.append(report.total_pj)
     compute, total = ([value * NANO for value in values] for values in (compute, total))
     return draw_energy(names, compute, total, f"energy per {per}, nJ")
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG under a temporary name, then rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, format="png")
-    temporary.replace(path)
 
 
 def _shape(reports: Mapping[str, EnergyReport]) -> EnergyReport:

@@ -7,17 +7,16 @@ from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-RED, GREY, PALE = "#ee6677", "#bbbbbb", "#b4c9dd"
-DPI = 130
+from snn_rl.canvas import GREY, PALE, RED, canvas
+
 Row = Mapping[str, Any]
 
 
 def draw_accuracy(rows: Sequence[Row]) -> Figure:
     """Test accuracy of every stage as a bar, the paper's as a line where it has one."""
-    figure, axes = _canvas(max(5.0, 1.6 + 1.0 * len(rows)), 4.0)
+    figure, axes = canvas(max(5.0, 1.6 + 1.0 * len(rows)), 4.0)
     accuracies = [row["accuracy"] for row in rows]
     colours = [PALE if row["spike_rates"] else GREY for row in rows]
     axes.bar(range(len(rows)), accuracies, width=0.62, color=colours, zorder=2)
@@ -38,7 +37,7 @@ def draw_accuracy(rows: Sequence[Row]) -> Figure:
 def draw_spike_rates(rates: Mapping[str, Mapping[str, float]]) -> Figure:
     """Spikes per neuron per image of every layer, a line for each entry of `rates` (Fig. 1d)."""
     layers = list(dict.fromkeys(layer for found in rates.values() for layer in found))
-    figure, axes = _canvas(max(6.0, 2.5 + 0.45 * len(layers)), 4.2)
+    figure, axes = canvas(max(6.0, 2.5 + 0.45 * len(layers)), 4.2)
     colours = colormaps["viridis"](np.linspace(0, 0.9, max(len(rates), 2)))
     for colour, (name, found) in zip(colours, rates.items(), strict=False):
         values = [found.get(layer, float("nan")) for layer in layers]
@@ -53,7 +52,7 @@ def draw_spike_rates(rates: Mapping[str, Mapping[str, float]]) -> Figure:
 
 def draw_learning(points: Sequence[Row]) -> Figure:
     """Validation accuracy after every epoch, stages one after the other."""
-    figure, axes = _canvas(8.0, 4.0)
+    figure, axes = canvas(8.0, 4.0)
     offset = 0
     for stage in dict.fromkeys(point["stage"] for point in points):
         found = [p for p in points if p["stage"] == stage and p["validation"] is not None]
@@ -65,11 +64,3 @@ def draw_learning(points: Sequence[Row]) -> Figure:
     axes.set_ylabel("validation accuracy, %")
     axes.legend(frameon=False, ncols=2, fontsize=9)
     return figure
-
-
-def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-    axes = figure.subplots()
-    axes.grid(axis="y", color="#dddddd", linewidth=0.7, zorder=0)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes

@@ -1,0 +1,29 @@
+"""What the core's figures share: an empty canvas, colours, and files written at one go."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+BLUE, RED, GREY, PALE = "#4477aa", "#ee6677", "#bbbbbb", "#b4c9dd"
+DPI = 130
+
+
+def canvas(width: float, height: float) -> tuple[Figure, Axes]:
+    """An empty figure, in inches, without any global state of matplotlib."""
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    axes = figure.subplots()
+    axes.grid(axis="y", color="#dddddd", linewidth=0.7, zorder=0)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a PNG under a temporary name, then rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    figure.savefig(temporary, format="png", metadata={"Software": None})
+    temporary.replace(path)
