@@ -55,6 +55,8 @@ class LearnerConfig(Section):
     """transitions kept; 0 trains on the newest roll-out alone, from its exact membranes"""
     learning_starts: int = Field(default=4_000, ge=0)
     """environment steps before the first update"""
+    overlap: bool = False
+    """play the next roll-out while the updates after the last one are made, on a second core"""
     updates: int = Field(default=8, gt=0)
     """gradient steps after each roll-out (which they share out, by environment, if replay is 0)"""
     batch: int = Field(default=256, gt=0)

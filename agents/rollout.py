@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from gymnasium.vector import VectorEnv
@@ -11,11 +11,18 @@ from numpy.typing import NDArray
 
 from snn_rl.agents.config import LearnerConfig
 from snn_rl.agents.policy import Policy
-from snn_rl.agents.replay import SegmentReplay, Step
+from snn_rl.agents.replay import Step
 from snn_rl.envs import UNBLANKED, restore, snapshot
 from snn_rl.envs.observation import ObservationPipeline
 
 _COUNTS = ("start", "last", "returns", "lengths")
+
+
+class StepStore(Protocol):
+    """Where the steps of a roll-out go: the replay, or a list."""
+
+    def append(self, step: Step, /) -> None:
+        """Store one step of all environments."""
 
 
 @dataclass(frozen=True)
@@ -98,15 +105,15 @@ class Rollout:
             setattr(self, name, state[name].numpy())
 
     def collect(
-        self, replay: SegmentReplay, frames: int, exploration: Exploration
+        self, store: StepStore, frames: int, exploration: Exploration
     ) -> list[tuple[float, int]]:
         """Step all environments `frames` times; return and length of the episodes that ended."""
         finished: list[tuple[float, int]] = []
         for _ in range(frames):
-            finished += self._step(replay, exploration)
+            finished += self._step(store, exploration)
         return finished
 
-    def _step(self, replay: SegmentReplay, exploration: Exploration) -> list[tuple[float, int]]:
+    def _step(self, store: StepStore, exploration: Exploration) -> list[tuple[float, int]]:
         seen = self.policy.view(self.frame, self.info, self.env_id)
         q, self.state = self.policy.q_values(seen, self.state, self.start)
         teacher_q = None
@@ -124,7 +131,7 @@ class Rollout:
             raise ValueError(f"{self.env_id} returned a reward that is not a finite number")
         stored = np.clip(reward, -1, 1) if self.clip_rewards else reward
         step = Step(seen, self.start, self.last, action, stored, terminated, truncated, teacher_q)
-        replay.append(step)
+        store.append(step)
         self.returns += reward
         self.lengths += ~self.last
         ended = terminated | truncated

@@ -6,13 +6,14 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from snn_rl.agents.ahead import Ahead
 from snn_rl.agents.config import LearnerConfig, ValidationConfig
 from snn_rl.agents.evaluation import Stopped
 from snn_rl.agents.judge import Judge, Task
@@ -80,8 +81,9 @@ class StageTrainer:
         self.validate_every = validation.every
         self.next_validation = config.learning_starts + validation.every
         self.validated_at = 0
-        self.generator = np.random.default_rng(stage_seed)
+        self.generator = self.play_generator = np.random.default_rng(stage_seed)
         roll_outs = (config.steps - config.learning_starts) // (config.rollout * config.num_envs)
+        roll_outs -= config.overlap  # nothing is learnt from the last one
         self.learner = Learner(
             policy.network,
             config,
@@ -90,10 +92,17 @@ class StageTrainer:
             carry_membrane=policy.carry_membrane,
         )
         kept = replace(policy, network=self.learner.kept)
+        self.ahead: Ahead | None = None
+        if config.overlap:
+            self.ahead = Ahead(policy)
+            self.play_generator = np.random.default_rng([stage_seed, 1])
+        self.before: State = ()  # at the start of the newest roll-out in the replay
         self.judge = Judge(kept, task, validation, monitor.should_stop)
         self.length = config.rollout
         if config.replay:
             self.length = self.learner.passes.burn_in + config.segment + self.learner.passes.ahead
+        # Whether a resumed stage needs what the replay holds.
+        self.keeps_replay = config.replay > 0 or config.overlap
         self.replay = self._make_replay()
         self.steps = 0
         self.seconds = 0.0
@@ -116,15 +125,17 @@ class StageTrainer:
                 vector,
                 task.env_id,
                 task.pipeline,
-                self.policy,
+                self.ahead.policy if self.ahead else self.policy,
                 self.teacher,
-                self.generator,
+                self.play_generator,
                 clip_rewards=config.clip_rewards,
             )
             self._resume(rollout)
             self._train(rollout)
             self._save(rollout)
         finally:
+            if self.ahead:
+                self.ahead.close()
             vector.close()
             if self.saver:
                 self.saver.wait()
@@ -156,7 +167,8 @@ class StageTrainer:
         self.monitor.validated(self._progress(), evaluation)
 
     def _replay_outlives_roll_out(self) -> bool:
-        return self.replay.keeps(self.saved_rows, self.config.rollout)
+        kept = self.replay.keeps(self.saved_rows, self.config.rollout)
+        return kept or not self.keeps_replay
 
     def _save(self, rollout: Rollout) -> None:
         if self.saver:
@@ -184,7 +196,9 @@ class StageTrainer:
             "recent": list(self.recent),
             "metrics": self.metrics,
             "written": self.replay.written,
+            "before": self.before if self.ahead else (),
             "generator": self.generator.bit_generator.state,
+            "play_generator": self.play_generator.bit_generator.state,
             "torch_generator": torch.get_rng_state(),  # draws dropout's masks
             "learner": self.learner.state_dict(),
             "judge": self.judge.state_dict(),
@@ -198,21 +212,36 @@ class StageTrainer:
         self.recent.extend(state["recent"])
         self.metrics = state["metrics"]
         self.replay.written = self.saved_rows = state["written"]
+        device = self.policy.network.device
+        self.before = tuple(tensor.to(device) for tensor in state["before"] or ())
         self.generator.bit_generator.state = state["generator"]
+        self.play_generator.bit_generator.state = state["play_generator"]
         torch.set_rng_state(state["torch_generator"])
         self.learner.load_state_dict(state["learner"])
         self.judge.load_state_dict(state["judge"])
 
     def _roll_out_and_learn(self, rollout: Rollout) -> None:
-        config, before = self.config, rollout.state
+        config, began = self.config, rollout.state
         self.odds = exploration(config, self.steps / config.steps)
-        finished = rollout.collect(self.replay, config.rollout, self.odds)
-        self.recent.extend(episode_return for episode_return, _ in finished)
-        self.steps += config.rollout * config.num_envs
-        if self.steps >= config.learning_starts and len(self.replay) >= self.length:
-            self.metrics = self.learner.learn(self._segments(before))
+        if self.ahead:
+            self.ahead.start(rollout, config.rollout, self.odds)
+            self._learn()
+            self._count(began, self.ahead.finish(self.replay))
+        else:
+            self._count(began, rollout.collect(self.replay, config.rollout, self.odds))
+            self._learn()
 
-    def _segments(self, before: State) -> Iterator[Segment]:
+    def _count(self, before: State, finished: Sequence[tuple[float, int]]) -> None:
+        """Take note of a roll-out that is in the replay now."""
+        self.before = before
+        self.recent.extend(episode_return for episode_return, _ in finished)
+        self.steps += self.config.rollout * self.config.num_envs
+
+    def _learn(self) -> None:
+        if self.steps >= self.config.learning_starts and len(self.replay) >= self.length:
+            self.metrics = self.learner.learn(self._segments())
+
+    def _segments(self) -> Iterator[Segment]:
         """Data of the updates after a roll-out: drawn from the replay, or the roll-out itself,
         divided among the updates by environment, from the state it really began in."""
         config = self.config
@@ -221,7 +250,7 @@ class StageTrainer:
                 yield self.replay.sample(self.generator, config.batch, self.length)
             return
         for envs in np.array_split(self.generator.permutation(config.num_envs), config.updates):
-            yield self.replay.newest(self.length, before, envs)
+            yield self.replay.newest(self.length, self.before, envs)
 
     def _make_replay(self) -> SegmentReplay:
         config, network = self.config, self.policy.network
@@ -230,7 +259,7 @@ class StageTrainer:
             needed = self.length * config.num_envs
             raise SnnRlError(f"{self.name}: replay must hold at least {needed} transitions")
         files, spare = None, 0
-        if self.saver and config.replay:
+        if self.saver and self.keeps_replay:
             files = self.saver.replay_files
             spare = max(rows // 4, config.rollout, SPARE // math.prod(network.input_shape))
             spare = min(spare, max(0, config.steps // config.num_envs + config.rollout - rows))

@@ -49,13 +49,12 @@ class Pacer:
         seconds: of a turn, at least; it ends after a roll-out and the updates that follow it.
 
     Attributes:
-        clock: in seconds; by default the processor time of this process, so that what else the
-            machine does counts little.
+        clock: in seconds; by default time as it passes, since a contender may use several cores.
     """
 
     def __init__(self, connection: Connection, seconds: float) -> None:
         self.connection, self.seconds = connection, seconds
-        self.clock: Callable[[], float] = time.process_time
+        self.clock: Callable[[], float] = time.monotonic
         self.bytes_per_transition = 0.0
         self.learning = 0.0
         self.began: float | None = None

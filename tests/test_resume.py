@@ -47,6 +47,7 @@ SPIKING_REPLAY = {
         "learning_starts": 64,
     }
 }  # fmt: skip
+OVERLAPPED = {"ann": {"overlap": True}, "spiking": {"overlap": True}}
 AVERAGED = {"ann": {"average": 0.9}, "spiking": {"average": 0.9}}
 PONG = {
     "env": "ShortPong-v0",
@@ -129,6 +130,8 @@ def with_dropout(shape: tuple[int, ...], actions: int) -> nn.Module:
         ({"teacher": "full_state", "flicker": 0.3, "sticky": 0.2}, {}, [5, 21, 23, 4]),
         ({}, {"q_network": with_dropout}, [9, 14]),
         (AVERAGED, {}, [9, 14]),
+        (OVERLAPPED, {}, [1, 7, 11, 3]),
+        (merge(OVERLAPPED, SPIKING_REPLAY), {"q_network": with_dropout}, [2, 20, 1, 9]),
     ],
 )
 def test_a_stopped_run_ends_as_one_left_in_peace(
@@ -252,6 +255,23 @@ def test_saves_are_rare_enough(tmp_path: Path) -> None:
     assert not saver.due()
     saver.saved_at -= 2
     assert saver.due()
+
+
+def test_roll_outs_that_are_used_once_need_no_saves(tmp_path: Path) -> None:
+    """Only time makes saves of a stage that learns from its newest roll-out alone due."""
+    settings = config(CARTPOLE, save_every=3600.0, timesteps=1)
+    monitor = StopAfter()
+    saves: dict[str, int] = {}
+    write = Saver.save
+
+    def counted(saver: Saver, state: Any, before: Any) -> None:
+        saves[state["stage"]] = saves.get(state["stage"], 0) + 1
+        write(saver, state, before)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Saver, "save", counted)
+        Run(settings, tmp_path / "run", monitor).train()
+    assert saves["T1"] == 2, "at the start and at the end"
 
 
 def test_a_replay_keeps_what_the_last_save_needs() -> None:
