@@ -141,6 +141,7 @@ def evaluate(
                 playing = playing[goes_on]
                 state = tuple(tensor[torch.from_numpy(goes_on)] for tensor in state)
             start = np.zeros(len(playing), np.bool_)
+        cut[playing] = True
     finally:
         vector.close()
     return Evaluation(
@@ -153,7 +154,13 @@ def evaluate(
 
 
 def evaluate_agent(
-    agent: Agent, name: str, *, trials: int, seed: int = 0, conditions: Conditions | None = None
+    agent: Agent,
+    name: str,
+    *,
+    trials: int,
+    seed: int = 0,
+    conditions: Conditions | None = None,
+    max_frames: int | None = None,
 ) -> dict[str, Any]:
     """JSON-able result of `trials` greedy episodes on evaluation seeds, one row of a table.
 
@@ -161,10 +168,18 @@ def evaluate_agent(
         name: how the agent was named (a path, or zoo:<env>/<stage>).
         seed: chooses the block of evaluation seeds.
         conditions: by default the frames that the agent was trained on, and nothing more.
+        max_frames: episodes are cut off after so many; by default they end as the game has it.
     """
     policy, conditions = agent.policy, conditions or Conditions(maxpool=agent.maxpool)
     seeds = evaluation_seeds(seed, trials)
-    result = evaluate(policy, agent.env_id, agent.pipeline, seeds, conditions)
+    result = evaluate(
+        policy,
+        agent.env_id,
+        agent.pipeline,
+        seeds,
+        conditions,
+        max_frames=max_frames or math.inf,
+    )
     sizes = {layer: lif.size for layer, lif in policy.network.spiking.items()}
     spikes = sum(rate * sizes[layer] for layer, rate in result.spike_rates.items())
     energy = energy_report(
@@ -188,6 +203,7 @@ def evaluate_agent(
         "alpha": energy.alpha,
         "teacher": agent.card.get("teacher"),
         "seed": seed,
+        "max_frames": max_frames,
         **asdict(conditions),
     }
 

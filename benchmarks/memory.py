@@ -12,6 +12,7 @@ it is. OUT/seedN/memory.json holds the results, OUT/memory.md the table over all
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -100,6 +101,7 @@ class Experiment:
         settings: preset, overrides and training condition.
         teacher: an agent, or None for the preset's own teacher.
         given: trained agents by the name of the variant that they stand for.
+        max_frames: evaluated games are cut off after so many.
     """
 
     settings: dict[str, Any]
@@ -107,6 +109,7 @@ class Experiment:
     trials: int
     teacher: str | None
     given: dict[str, str]
+    max_frames: float = math.inf
 
     @property
     def folder(self) -> Path:
@@ -187,7 +190,9 @@ class Experiment:
         chances = condition(name)
         world = Conditions(chances.get("flicker", 0.0), chances.get("sticky"), agent.maxpool)
         seeds = evaluation_seeds(0, self.trials)
-        played = evaluate(agent.policy, agent.env_id, agent.pipeline, seeds, world)
+        played = evaluate(
+            agent.policy, agent.env_id, agent.pipeline, seeds, world, max_frames=self.max_frames
+        )
         return {
             "mean_reward": played.mean,
             "std_reward": played.std,
@@ -238,7 +243,7 @@ def main(options: argparse.Namespace) -> None:
     base = settings(options.env, options.seed, options.set)
     base = merge(base, condition(options.train_under))
     given = given_agents(options.agent)
-    work = Experiment(base, out, options.trials, options.teacher, given)
+    work = Experiment(base, out, options.trials, options.teacher, given, options.max_frames)
     config = work.plain()
     torch.set_num_threads(config.threads)
     known = {v.name: v for v in variants(config.stages())}
@@ -272,6 +277,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--train-under", metavar="NAME", default="plain", help="condition in training [plain]")
     add("--trials", type=positive, default=20, help="full games per agent and condition [20]")
+    add("--max-frames", type=positive, default=math.inf, help="cut games off after so many [never]")
     add("--teacher", help="a saved agent [the preset's own teacher, trained once per seed]")
     add(
         "--agent",

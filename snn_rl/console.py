@@ -102,7 +102,9 @@ def describe(progress: StageProgress, validation: float | None = None) -> str:
 
 def evaluation_table(rows: Sequence[dict[str, Any]]) -> Table:
     """Table of `snn-rl evaluate`: one row per stage."""
-    title = f"{rows[0]['env']}, {rows[0]['trials']} trials"
+    title, limit = f"{rows[0]['env']}, {rows[0]['trials']} trials", rows[0]["max_frames"]
+    if limit:
+        title += f", cut off after {limit:,} frames"
     table = Table("stage", "T", "mean ± std", "min", "max", "distinct", "spikes", "α", title=title)
     for row in rows:
         table.add_row(

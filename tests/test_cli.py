@@ -121,6 +121,17 @@ def test_evaluate_one_agent_with_other_options(home: Path, call: Call) -> None:
     assert (plain["timesteps"], plain["carry_membrane"]) == (1, True)
 
 
+def test_evaluate_cuts_endless_games_off(call: Call) -> None:
+    options = ("evaluate", "--agent", "zoo:CartPole-v1/T1", "--trials", "2", "--max-frames", "30")
+    code, out, _ = call(*options, "--json")
+    (row,) = json.loads(out)
+    assert (code, row["max_frames"], row["truncated"]) == (0, 30, 2)
+    assert row["lengths"] == row["rewards"] == [30, 30]
+    assert "2 trials, cut off after 30 frames" in call(*options)[1]
+    code, _, err = call(*options, "--record")
+    assert (code, "keeps the standard scores" in err) == (2, True)
+
+
 def test_evaluate_shows_a_table(home: Path, call: Call) -> None:
     code, out, err = call("evaluate", "--agent", str(run_of(home)), "--trials", "2")
     assert code == 0

@@ -41,6 +41,9 @@ def evaluate(
         typer.Option(help="Atari frames show the maximum of two raw ones [as trained]."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Chooses other evaluation seeds.")] = 0,
+    max_frames: Annotated[
+        int | None, typer.Option(min=1, help="Cut games off after so many [as the game has it].")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON list on stdout.")] = False,
     record: Annotated[
         bool, typer.Option("--record", help="Store the scores in the agents' cards.")
@@ -52,7 +55,7 @@ def evaluate(
     from snn_rl.console import evaluation_table
 
     plain = timesteps is None and not no_carry and (flicker, sticky, seed) == (0, None, 0)
-    plain = plain and maxpool is None
+    plain = plain and maxpool is None and max_frames is None
     if record and not plain:
         raise SnnRlError("--record keeps the standard scores: leave out the other options")
     run, agents = _find(agent)
@@ -61,7 +64,10 @@ def evaluate(
         say(f"evaluating {name} ...")
         loaded = _as_asked(loaded, timesteps, no_carry)
         world = Conditions(flicker, sticky, loaded.maxpool if maxpool is None else maxpool)
-        rows.append(evaluate_agent(loaded, name, trials=trials, seed=seed, conditions=world))
+        row = evaluate_agent(
+            loaded, name, trials=trials, seed=seed, conditions=world, max_frames=max_frames
+        )
+        rows.append(row)
     if run is not None and plain:
         save_evaluation(run, rows)
     if record:
