@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -102,13 +101,13 @@ def evaluate(
     seeds: Sequence[int],
     conditions: Conditions = STANDARD,
     should_stop: Callable[[], bool] = lambda: False,
-    max_frames: float = math.inf,
+    max_frames: int | None = None,
 ) -> Evaluation:
     """Play one greedy episode per seed, all side by side.
 
     Args:
         should_stop: asked at every frame.
-        max_frames: episodes are cut off after so many.
+        max_frames: episodes are cut off after so many; None lets them end as the game has it.
 
     Raises:
         UnsupportedEnvironment: the environment cannot be made.
@@ -124,7 +123,7 @@ def evaluate(
         actions, cut = np.zeros(count, np.int64), np.zeros(count, np.bool_)
         rewards, lengths = np.zeros(count), np.zeros(count, np.int64)
         games = [hashlib.sha256() for _ in seeds]
-        while len(playing) and lengths.max() < max_frames:
+        while len(playing) and (max_frames is None or lengths.max() < max_frames):
             if should_stop():
                 raise Stopped
             frames = policy.view(pipeline.encode(observation), info, env_id)[playing]
@@ -168,7 +167,7 @@ def evaluate_agent(
         name: how the agent was named (a path, or zoo:<env>/<stage>).
         seed: chooses the block of evaluation seeds.
         conditions: by default the frames that the agent was trained on, and nothing more.
-        max_frames: episodes are cut off after so many; by default they end as the game has it.
+        max_frames: as for `evaluate`.
     """
     policy, conditions = agent.policy, conditions or Conditions(maxpool=agent.maxpool)
     seeds = evaluation_seeds(seed, trials)
@@ -178,7 +177,7 @@ def evaluate_agent(
         agent.pipeline,
         seeds,
         conditions,
-        max_frames=max_frames or math.inf,
+        max_frames=max_frames,
     )
     sizes = {layer: lif.size for layer, lif in policy.network.spiking.items()}
     spikes = sum(rate * sizes[layer] for layer, rate in result.spike_rates.items())

@@ -11,23 +11,20 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from snn_rl.agents.run_record import Point, StageScore
+from snn_rl.plotting import BLUE, DPI, MUTED, PALE, RED, canvas, tidy
 from snn_rl.pruning import VANISHING_RATE
 
-DPI = 130
-INK, MUTED, GRID = "#222222", "#6b6b6b", "#dddddd"
-# Paul Tol's "bright" scheme, safe for colour-blind readers
-BLUE, RED = "#4477aa", "#ee6677"
-PALE_BLUE, PALE_GREY = "#b4c9dd", "#dcdcdc"
+INK, PALE_GREY = "#222222", "#dcdcdc"
 TEXT, SMALL = 11, 9.5
 _LEADER = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 0}
 
 
 def draw_rewards(scores: Sequence[StageScore]) -> Figure:
     """Mean reward per stage as bars with their standard deviation, every trial as a dot."""
-    figure, axes = _canvas(max(5.0, 1.7 + 1.15 * len(scores)), 4.4)
+    figure, axes = canvas(max(5.0, 1.7 + 1.15 * len(scores)), 4.4)
     rng = np.random.default_rng(0)
     for x, score in enumerate(scores):
-        colour = PALE_BLUE if score.spike_rates else PALE_GREY
+        colour = PALE if score.spike_rates else PALE_GREY
         axes.bar(x, score.mean_reward, width=0.62, color=colour, zorder=2)
         jitter = rng.uniform(-0.2, 0.2, score.trials)
         axes.scatter(x + jitter, score.rewards, s=13, color=INK, alpha=0.5, linewidths=0, zorder=3)
@@ -65,7 +62,7 @@ def draw_spike_rates(scores: Sequence[StageScore]) -> Figure:
     layers = list(dict.fromkeys(layer for score in scores for layer in score.spike_rates))
     legend_width = 1.9 if len(layers) <= 16 else 3.4
     width = max(4.0, 1.2 + len(scores) * max(0.8, 0.24 * len(layers)))
-    figure, axes = _canvas(min(width, 13.0) + legend_width, 4.0)
+    figure, axes = canvas(min(width, 13.0) + legend_width, 4.0)
     colours = colormaps["cividis"](np.linspace(0.08, 0.92, max(len(layers), 2)))
     bar = min(0.8 / len(layers), 0.35)
     for index, layer in enumerate(layers):
@@ -131,20 +128,6 @@ def format_reward(value: float) -> str:
     return (f"{value:.0f}" if whole else f"{value:.1f}").replace("-", "−")
 
 
-def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-    axes = figure.add_subplot()
-    _tidy(axes)
-    return figure, axes
-
-
-def _tidy(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color=GRID, linewidth=0.8, zorder=0)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=TEXT - 1, color=MUTED)
-
-
 def _legend(axes: Axes, columns: int) -> None:
     axes.legend(
         loc="lower right",
@@ -165,7 +148,7 @@ def _by_stage(points: Sequence[Point]) -> dict[str, list[Point]]:
 
 def _curves(axes: Axes, points: Sequence[Point], place: Callable[[Point], float]) -> None:
     """Both curves over `place` of a point, its stage's start added."""
-    _tidy(axes)
+    tidy(axes)
     start = 0.0
     middles: list[float] = []
     names: list[str] = []

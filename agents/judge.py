@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -73,7 +72,7 @@ class Judge:
             seeds,
             task.conditions,
             self.should_stop,
-            self.config.max_frames or math.inf,
+            self.config.max_frames,
         )
 
     def state_dict(self) -> dict[str, Any]:

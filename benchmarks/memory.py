@@ -12,7 +12,6 @@ it is. OUT/seedN/memory.json holds the results, OUT/memory.md the table over all
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -109,7 +108,7 @@ class Experiment:
     trials: int
     teacher: str | None
     given: dict[str, str]
-    max_frames: float = math.inf
+    max_frames: int | None = None
 
     @property
     def folder(self) -> Path:
@@ -179,6 +178,7 @@ class Experiment:
                 "condition": name,
                 "seed": self.settings["seed"],
                 "trials": self.trials,
+                "max_frames": self.max_frames,
                 "agent": self.given.get(variant.base or variant.name),
             }
             if find_row(self.folder / ROWS, fixed) is None:
@@ -277,7 +277,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--train-under", metavar="NAME", default="plain", help="condition in training [plain]")
     add("--trials", type=positive, default=20, help="full games per agent and condition [20]")
-    add("--max-frames", type=positive, default=math.inf, help="cut games off after so many [never]")
+    add("--max-frames", type=positive, help="cut games off after so many [never]")
     add("--teacher", help="a saved agent [the preset's own teacher, trained once per seed]")
     add(
         "--agent",

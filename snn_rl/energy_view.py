@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from snn_rl.canvas import BLUE, RED, canvas
 from snn_rl.energy import EnergyReport
+from snn_rl.plotting import BLUE, RED, canvas
 
 NANO = 1e-3
 """nJ of a pJ."""

@@ -101,7 +101,7 @@ def test_errors_of_play_reach_the_learner() -> None:
 
 
 def test_a_run_does_not_depend_on_how_threads_are_scheduled(tmp_path: Path) -> None:
-    """The same bits with play that is always slower, and always faster, than the updates."""
+    """The same bits with play beside the updates, and with play that is over before them."""
     overlapped = {"overlap": True}
     settings = short(ann=overlapped, spiking=overlapped)
     one = Run(settings, tmp_path / "one", Watcher()).train()

@@ -9,11 +9,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from snn_rl.canvas import save_figure
 from snn_rl.checkpoint import read_card, write_text
 from snn_rl.energy_view import draw_energy
 from snn_rl.errors import SnnRlError
 from snn_rl.markdown import table
+from snn_rl.plotting import save_figure
 from snn_rl.vision import figures
 from snn_rl.vision.classifier import CONFIG, stage_folders
 from snn_rl.vision.config import VisionConfig
