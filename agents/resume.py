@@ -25,6 +25,8 @@ from torch import Tensor
 from snn_rl.errors import CheckpointError
 
 STATE, REPLAY = "state.safetensors", "replay"
+FORMAT = "1"
+"""Of the states; to be raised when what they hold changes."""
 PAUSE = 60.0
 """Saves are apart by at least this many times what one costs: they take below 2 % of the time."""
 
@@ -100,7 +102,7 @@ def write_state(path: Path, tensors: dict[str, Tensor], document: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}")
     try:
-        save_file(tensors, temporary, {"state": json.dumps(document)})
+        save_file(tensors, temporary, {"state": json.dumps(document), "format": FORMAT})
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -111,14 +113,22 @@ def write_state(path: Path, tensors: dict[str, Tensor], document: Any) -> None:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """What `Saver.save` was given. Raises CheckpointError if the file is damaged."""
+    """What `Saver.save` was given.
+
+    Raises CheckpointError if the file is damaged or comes from a version that saved other things.
+    """
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            document = json.loads(file.metadata()["state"])
-        found: dict[str, Any] = _unpack(document, tensors)
+            metadata = file.metadata()
+        found: dict[str, Any] = _unpack(json.loads(metadata["state"]), tensors)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged: this stage cannot be resumed") from error
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} was saved by another version of snn-rl: finish the run with that one, or "
+            "start a new one from its last finished stage with --from"
+        )
     return found
 
 

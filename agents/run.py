@@ -95,6 +95,7 @@ class Run:
         if self.pipeline.pixels:
             self.background = measure_background(config.env, self.pipeline)
         self.conditions = Conditions(config.flicker, config.sticky, config.maxpool)
+        self.conditions.make_vector(config.env, 1, config.seed).close()  # whether they fit it
         self.task = Task(
             config.env, self.pipeline, self.spec.num_actions, config.seed, self.conditions
         )

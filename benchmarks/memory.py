@@ -78,17 +78,22 @@ def variants(timesteps: Sequence[int]) -> list[Variant]:
     ]
 
 
-def condition(text: str) -> dict[str, float]:
-    """Settings of "plain", "sticky P" or "flicker P". Raises SnnRlError for another text."""
+def condition(text: str) -> dict[str, Any]:
+    """Settings of "plain", "max-pooled", "sticky P" or "flicker P". Raises SnnRlError for another
+    text."""
     kind, _, chance = text.partition(" ")
     if text == "plain":
         return {}
+    if text == "max-pooled":
+        return {"maxpool": True}
     try:
         known = kind in ("sticky", "flicker") and 0 <= float(chance) <= 1
     except ValueError:
         known = False
     if not known:
-        raise SnnRlError(f"condition {text!r} must be plain, 'sticky P' or 'flicker P', P in 0…1")
+        raise SnnRlError(
+            f"condition {text!r} must be plain, max-pooled, 'sticky P' or 'flicker P', P in 0…1"
+        )
     return {kind: float(chance)}
 
 
@@ -187,8 +192,7 @@ class Experiment:
                 keep_row(self.folder / ROWS, row, KEY)
 
     def _play(self, agent: Agent, name: str) -> Row:
-        chances = condition(name)
-        world = Conditions(chances.get("flicker", 0.0), chances.get("sticky"), agent.maxpool)
+        world = Conditions(**({"maxpool": agent.maxpool} | condition(name)))
         seeds = evaluation_seeds(0, self.trials)
         played = evaluate(
             agent.policy, agent.env_id, agent.pipeline, seeds, world, max_frames=self.max_frames
@@ -273,7 +277,8 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="NAME",
         default=CONDITIONS,
-        help='at evaluation: plain, "sticky P", "flicker P" [plain, sticky 0.25, flicker 0.5]',
+        help='at evaluation: plain, max-pooled, "sticky P", "flicker P" '
+        "[plain, sticky 0.25, flicker 0.5]",
     )
     add("--train-under", metavar="NAME", default="plain", help="condition in training [plain]")
     add("--trials", type=positive, default=20, help="full games per agent and condition [20]")

@@ -207,6 +207,7 @@ def test_mistakes_are_told_in_a_sentence(capsys: pytest.CaptureFixture[str]) -> 
     cases = [
         (["memory", "--variants", "GRU"], "there is no variant 'GRU'"),
         (["memory", "--conditions", "flicker 2"], "condition 'flicker 2' must be"),
+        (["memory", "--train-under", "max-pooled"], "maxpool is for Atari games"),
         (["memory", "--agent", "T1"], "must look like NAME=PATH"),
         (["memory", "--set", "hiden=[8]"], "did you mean 'hidden'"),
         (["pruning", "--steps", "9", "--seeds", "4-0"], "--seeds '4-0' must look like"),
@@ -218,3 +219,4 @@ def test_mistakes_are_told_in_a_sentence(capsys: pytest.CaptureFixture[str]) -> 
     assert not Path("nowhere").exists()
     with pytest.raises(SnnRlError, match="must be plain"):
         load("memory").condition("sticky")
+    assert load("memory").condition("max-pooled") == {"maxpool": True}

@@ -326,6 +326,16 @@ def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
             read_state(tmp_path / STATE)
 
 
+def test_a_state_of_another_version_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resume, "FORMAT", "0")
+    write_state(tmp_path / STATE, {}, {"items": {}})
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match="saved by another version"):
+        read_state(tmp_path / STATE)
+
+
 def test_only_unfinished_runs_are_resumed(tmp_path: Path) -> None:
     with pytest.raises(SnnRlError, match="holds no run to resume"):
         unfinished(tmp_path)
