@@ -98,6 +98,14 @@ def score(rows: Sequence[Row]) -> str:
     return f"{statistics.fmean(means):.1f} ± {spread:.1f}"
 
 
+def difference(rows: Sequence[Row], others: Sequence[Row]) -> str:
+    """Mean ± half a 95 % interval of the scores minus those of `others`, seed by seed; a dash for
+    less than two common seeds."""
+    rival = {row["seed"]: row["mean_reward"] for row in others}
+    gaps = [row["mean_reward"] - rival[row["seed"]] for row in rows if row["seed"] in rival]
+    return f"{statistics.fmean(gaps):+.1f} ± {half_width(gaps):.1f}" if len(gaps) > 1 else "–"
+
+
 def mean_of(rows: Sequence[Row], key: str, form: str) -> str:
     """Mean of a number over seeds; a dash where no row has it."""
     values = [row[key] for row in rows if row.get(key) is not None]

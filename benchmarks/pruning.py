@@ -25,6 +25,7 @@ from comparing import (
     Row,
     all_rows,
     chosen,
+    difference,
     find_row,
     keep_row,
     mean_of,
@@ -55,6 +56,8 @@ from snn_rl.settings import merge
 ROWS, TABLE = "pruning.json", "pruning.md"
 KEY = ("variant",)
 FIRST = 5
+RIVAL = "gradual"
+"""What the others are compared with."""
 
 
 @dataclass(frozen=True)
@@ -206,6 +209,7 @@ def report(out: Path, env: str) -> str:
         [
             variant.title,
             score(found),
+            "–" if variant.key == RIVAL else difference(found, of[RIVAL]),
             str(len(found)),
             mean_of(found, "frames", ",.0f"),
             mean_of(found, "seconds", ",.0f"),
@@ -215,7 +219,8 @@ def report(out: Path, env: str) -> str:
         for variant in VARIANTS
         if (found := of[variant.key])
     ]
-    header = ["variant", "score", "seeds", "frames", "seconds", "spikes per neuron and frame", "α"]
+    header = ["variant", "score", "against gradual, seed by seed", "seeds", "frames", "seconds"]
+    header += ["spikes per neuron and frame", "α"]
     steps = " or ".join(f"{n:,}" for n in sorted({row["steps_per_stage"] for row in rows}))
     what = f"{env}, {steps} steps per stage. {seeds_line(rows)}"
     text = f"{what}\n\n{table(header, lines)}\n{_rates(of)}"

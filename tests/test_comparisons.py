@@ -119,6 +119,16 @@ def test_cells_of_one_and_of_several_seeds() -> None:
     assert score([one, other]) == "2.0 ± 12.7"
 
 
+def test_differences_are_taken_seed_by_seed() -> None:
+    difference = load("comparing").difference
+    ours, others = (
+        [{"seed": seed, "mean_reward": mean} for seed, mean in pairs]
+        for pairs in ([(0, 1.0), (1, 12.0), (2, 50.0)], [(1, 10.0), (0, 0.0), (3, 7.0)])
+    )
+    assert difference(ours, others) == "+1.5 ± 6.4"  # of 1 and 2: 12.706 · 0.7071 / √2
+    assert difference(ours[:1], others) == "–"
+
+
 def test_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """All variants; what is finished is reused, and what is new joins it."""
     command = [*TINY, "--out", str(tmp_path), "--conditions", "plain", "flicker 0.5"]
