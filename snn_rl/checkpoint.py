@@ -62,6 +62,7 @@ def save(folder: Path, network: Network, timesteps: int, card: Mapping[str, Any]
             os.fsync(file.fileno())
         document[DIGEST] = _digest(temporary / WEIGHTS)
         write_text(temporary / CARD, json.dumps(document, indent=1))
+        shutil.copymode(temporary / CARD, temporary / WEIGHTS)  # else its owner alone may read it
         _replace_folder(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -204,3 +204,7 @@ def test_folders_are_made_and_the_card_cannot_change_the_format(tmp_path: Path) 
     saved(folder, format="mine", version=7)
     assert load(folder)[1]["version"] == checkpoint.VERSION
     assert os.stat(folder).st_mode & 0o777 == 0o755
+    card, weights = (
+        os.stat(folder / name).st_mode for name in ("agent.json", "weights.safetensors")
+    )
+    assert weights == card
