@@ -25,7 +25,7 @@ from torch import Tensor
 from snn_rl.errors import CheckpointError
 
 STATE, REPLAY = "state.safetensors", "replay"
-FORMAT = "1"
+VERSION = "1"
 """Of the states; to be raised when what they hold changes."""
 PAUSE = 60.0
 """Saves are apart by at least this many times what one costs: they take below 2 % of the time."""
@@ -102,7 +102,7 @@ def write_state(path: Path, tensors: dict[str, Tensor], document: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}")
     try:
-        save_file(tensors, temporary, {"state": json.dumps(document), "format": FORMAT})
+        save_file(tensors, temporary, {"state": json.dumps(document), "version": VERSION})
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -124,7 +124,7 @@ def read_state(path: Path) -> dict[str, Any]:
         found: dict[str, Any] = _unpack(json.loads(metadata["state"]), tensors)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged: this stage cannot be resumed") from error
-    if metadata.get("format") != FORMAT:
+    if metadata.get("version") != VERSION:
         raise CheckpointError(
             f"{path} was saved by another version of snn-rl: finish the run with that one, or "
             "start a new one from its last finished stage with --from"

@@ -329,7 +329,7 @@ def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
 def test_a_state_of_another_version_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resume, "FORMAT", "0")
+    monkeypatch.setattr(resume, "VERSION", "0")
     write_state(tmp_path / STATE, {}, {"items": {}})
     monkeypatch.undo()
     with pytest.raises(CheckpointError, match="saved by another version"):
