@@ -8,10 +8,11 @@ from typing import Any
 
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.config import TrainConfig, make_config, with_preset
-from snn_rl.agents.monitors import FileMonitor, StopFlag
+from snn_rl.agents.monitors import FileMonitor
 from snn_rl.agents.qnetwork import QNetworkFactory
 from snn_rl.agents.results import run_folder, run_to_resume
 from snn_rl.agents.run import Run
+from snn_rl.monitor import MonitorGroup, StopFlag
 
 
 def train(
@@ -46,9 +47,9 @@ def train(
     else:
         folder = run_folder(run_dir, config.env)
     stop = StopFlag()
-    monitor = FileMonitor(folder, stop)
+    files = FileMonitor(folder)
     try:
         with stop.on_signals():
-            return Run(config, folder, monitor, q_network=q_network).train()
+            return Run(config, folder, MonitorGroup([files], stop), q_network=q_network).train()
     finally:
-        monitor.close()
+        files.close()

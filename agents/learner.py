@@ -21,6 +21,7 @@ from snn_rl.agents.losses import distillation, mean_rate
 from snn_rl.agents.passes import Passes, Prepared, on_device
 from snn_rl.agents.replay import Segment
 from snn_rl.network import Network
+from snn_rl.resume import load_optimizer_state, optimizer_state
 
 AT_ONCE = 4
 """Updates whose targets come from one pass of the target network: a sixth less time per frame."""
@@ -138,12 +139,11 @@ class Learner:
 
     def state_dict(self) -> dict[str, Any]:
         """All that changes in training."""
-        optimizer = [dict(self.optimizer.state[parameter]) for parameter in self.parameters]
         return {
             "network": self.network.state_dict(),
             "target": self.target.state_dict() if self.target is not None else {},
             "kept": self.kept.state_dict() if self.config.average else {},
-            "optimizer": {str(number): state for number, state in enumerate(optimizer)},
+            "optimizer": optimizer_state(self.optimizer),
             "updates": self.updates,
         }
 
@@ -156,14 +156,7 @@ class Learner:
         if self.config.average:
             self.kept.load_state_dict(state["kept"])
         self.updates = state["updates"]
-        for number, parameter in enumerate(self.parameters):
-            # Adam's fused step needs its averages in the parameter's own memory layout.
-            self.optimizer.state[parameter] = {
-                name: torch.empty_like(
-                    parameter if value.dim() else value, device=self.network.device
-                ).copy_(value)
-                for name, value in state["optimizer"][str(number)].items()
-            }
+        load_optimizer_state(self.optimizer, state["optimizer"])
 
     def loss(
         self, segment: Segment, data: Prepared | None = None

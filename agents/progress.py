@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
+from snn_rl import monitor
 from snn_rl.agents.evaluation import Evaluation
 
 
@@ -23,14 +23,5 @@ class Progress:
     metrics: dict[str, float]
 
 
-class Monitor(Protocol):
-    """Watches a training run."""
-
-    def progress(self, progress: Progress) -> None:
-        """Called after every roll-out."""
-
-    def validated(self, progress: Progress, evaluation: Evaluation) -> None:
-        """Called after every validation."""
-
-    def should_stop(self) -> bool:
-        """True ends training after the current roll-out."""
+Monitor = monitor.Monitor[Progress, Evaluation]
+"""Watches the training of agents."""

@@ -18,9 +18,10 @@ from snn_rl.agents.figures import (
     format_reward,
     stage_label,
 )
-from snn_rl.agents.run_record import EVALUATION, METRICS, RunRecord, StageScore, read_run
+from snn_rl.agents.run_record import EVALUATION, RunRecord, StageScore, read_run
 from snn_rl.checkpoint import write_text
 from snn_rl.markdown import code, escape, fenced, table
+from snn_rl.monitor import METRICS
 from snn_rl.plotting import save_figure
 
 REPORT, FIGURES = "report.md", "figures"

@@ -29,7 +29,6 @@ from snn_rl.agents.judge import Task
 from snn_rl.agents.policy import Policy, full_state
 from snn_rl.agents.progress import Monitor
 from snn_rl.agents.qnetwork import QNetworkFactory, build_network
-from snn_rl.agents.resume import Saver
 from snn_rl.agents.training import Result, StageTrainer
 from snn_rl.checkpoint import CARD, write_text
 from snn_rl.conversion import NeuronOptions, convert
@@ -38,13 +37,14 @@ from snn_rl.envs.observation import measure_background, pipeline_for
 from snn_rl.network import Network
 from snn_rl.neuron import Surrogate
 from snn_rl.pruning import rescale_leaks, temporal_pruning
+from snn_rl.resume import RESUME, Saver
 
 log = logging.getLogger(__name__)
 
 CALIBRATION = 1_000_000  # place of the calibration among the stages' seeds
 RATE_EPISODES, RATE_FRAMES = 4, 500
 CONFIG, HEADER = "config.yaml", "# "
-RESUME, INTERRUPTED = "resume", "interrupted"
+INTERRUPTED = "interrupted"
 
 
 class Interrupted(Exception):

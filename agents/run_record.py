@@ -12,9 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from snn_rl.checkpoint import CARD, read_card
 from snn_rl.errors import SnnRlError
+from snn_rl.monitor import METRICS
 from snn_rl.settings import read_yaml
 
-CONFIG, EVALUATION, METRICS = "config.yaml", "evaluation.json", "metrics.jsonl"
+CONFIG, EVALUATION = "config.yaml", "evaluation.json"
 STAGE_FOLDER = re.compile(r"teacher|ann|T[1-9]\d*")
 
 

@@ -21,10 +21,10 @@ from snn_rl.agents.learner import Learner
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.progress import Monitor, Progress
 from snn_rl.agents.replay import Segment, SegmentReplay
-from snn_rl.agents.resume import Saver
 from snn_rl.agents.rollout import Rollout, exploration
 from snn_rl.errors import SnnRlError
 from snn_rl.network import Network, State
+from snn_rl.resume import Saver
 
 log = logging.getLogger(__name__)
 

@@ -20,15 +20,17 @@ from torch.nn import functional
 
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.config import TrainConfig
-from snn_rl.agents.monitors import FileMonitor, StopFlag
+from snn_rl.agents.monitors import FileMonitor
 from snn_rl.agents.policy import Policy
+from snn_rl.agents.progress import Monitor
 from snn_rl.agents.qnetwork import mlp, nature_cnn
-from snn_rl.agents.resume import Saver
-from snn_rl.agents.run import CONFIG, RESUME, Interrupted, Run, stage_seed
+from snn_rl.agents.run import CONFIG, Interrupted, Run, stage_seed
 from snn_rl.agents.training import Result, StageTrainer
 from snn_rl.checkpoint import write_text
 from snn_rl.graph import Node
+from snn_rl.monitor import MonitorGroup, StopFlag
 from snn_rl.network import Network, SpikeHook, State
+from snn_rl.resume import RESUME, Saver
 from snn_rl.stacking import scale_pixels
 
 STAGE = "gru"
@@ -125,7 +127,8 @@ def train_gru(config: TrainConfig, folder: Path) -> Agent:
         SnnRlError: the folder holds a run with other settings.
     """
     stop = StopFlag()
-    monitor = FileMonitor(folder, stop)
+    files = FileMonitor(folder)
+    monitor = MonitorGroup([files], stop)
     run = Run(config, folder, monitor)
     if not holds_run(config, folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -146,14 +149,14 @@ def train_gru(config: TrainConfig, folder: Path) -> Agent:
             with stop.on_signals():
                 result = _train(run, network, monitor)
         finally:
-            monitor.close()
+            files.close()
         state = _keep(finished, result)
         shutil.rmtree(folder / RESUME, ignore_errors=True)
     network.load_state_dict(state["network"])
     return Agent(Policy(network.eval()), run.pipeline, _card(config, run, state))
 
 
-def _train(run: Run, network: Network, monitor: FileMonitor) -> Result:
+def _train(run: Run, network: Network, monitor: Monitor) -> Result:
     config = run.config
     trainer = StageTrainer(
         STAGE,
@@ -179,7 +182,7 @@ def _keep(finished: Saver, result: Result) -> dict[str, Any]:
         "seconds": round(result.seconds, 1),
         "validation": round(result.validation, 2),
     }
-    finished.save(state, lambda: None)
+    finished.save(state)
     finished.wait()
     return state
 

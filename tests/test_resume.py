@@ -16,16 +16,16 @@ import pytest
 import torch
 from torch import nn
 
-from snn_rl.agents import resume
+from snn_rl import resume
 from snn_rl.agents.agent import Agent, load_agent
 from snn_rl.agents.config import TrainConfig, make_config
 from snn_rl.agents.evaluation import Evaluation
 from snn_rl.agents.progress import Progress
 from snn_rl.agents.replay import SegmentReplay
 from snn_rl.agents.results import unfinished
-from snn_rl.agents.resume import STATE, Saver, read_state, write_state
-from snn_rl.agents.run import RESUME, Interrupted, Run
+from snn_rl.agents.run import Interrupted, Run
 from snn_rl.errors import CheckpointError, SnnRlError
+from snn_rl.resume import RESUME, STATE, Saver, read_state, write_state
 from snn_rl.settings import merge
 
 CARTPOLE = {
@@ -318,11 +318,11 @@ def test_a_failed_save_is_told_and_leaves_the_last_one(tmp_path: Path) -> None:
 
 
 def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
-    write_state(tmp_path / STATE, {}, {"items": {}})
+    write_state(tmp_path / STATE, {"items": {}}, {})
     whole = (tmp_path / STATE).read_bytes()
     for damaged in (b"", whole[:-3], b"\x00" * 40, whole.replace(b"items", b"itmes")):
         (tmp_path / STATE).write_bytes(damaged)
-        with pytest.raises(CheckpointError, match="cannot be resumed"):
+        with pytest.raises(CheckpointError, match="damaged: remove"):
             read_state(tmp_path / STATE)
 
 
@@ -330,7 +330,7 @@ def test_a_state_of_another_version_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resume, "VERSION", "0")
-    write_state(tmp_path / STATE, {}, {"items": {}})
+    write_state(tmp_path / STATE, {"items": {}}, {})
     monkeypatch.undo()
     with pytest.raises(CheckpointError, match="saved by another version"):
         read_state(tmp_path / STATE)

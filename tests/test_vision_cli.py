@@ -15,6 +15,7 @@ from test_vision_data import binary_cifar10, tree
 
 from snn_rl import cli
 from snn_rl.checkpoint import load
+from snn_rl.resume import RESUME, STATE
 from snn_rl.settings import shipped, validate
 from snn_rl.vision.classifier import load_classifier
 from snn_rl.vision.config import VisionConfig
@@ -24,7 +25,6 @@ from snn_rl.vision.experiments import (
     presets,
     settings_of_run,
 )
-from snn_rl.vision.resume import FILE
 
 COMMAND = [sys.executable, "-m", "snn_rl.cli", "vision"]
 SMALL = [
@@ -119,7 +119,7 @@ def test_ctrl_c_saves_and_resume_goes_on(call: Call, cifar: Path, tmp_path: Path
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "--run-dir run --resume goes on from there" in err
-    assert (tmp_path / "run" / FILE).is_file()
+    assert (tmp_path / "run" / RESUME / STATE).is_file()
     assert not (tmp_path / "run" / "ann").exists()
     code, _, err = call("train", "--run-dir", "run", "--resume", "--set", "ann.epochs=1")
     assert code == 0, err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 from snn_rl.conversion import Calibration, convert
 from snn_rl.errors import CheckpointError, ConfigError
 from snn_rl.network import Network
+from snn_rl.resume import RESUME, STATE
 from snn_rl.settings import validate
 from snn_rl.sparsity import apply_masks, density, magnitude_masks
 from snn_rl.tracing import trace
@@ -24,7 +26,6 @@ from snn_rl.vision.hardware import Hardware
 from snn_rl.vision.learning import loss_of, make_optimizer, rate_factor, set_dropout
 from snn_rl.vision.models import build_model
 from snn_rl.vision.monitor import Progress
-from snn_rl.vision.resume import FILE, ResumeFile
 from snn_rl.vision.run import Interrupted, Run
 from snn_rl.vision.training import derived_seed
 
@@ -109,7 +110,7 @@ def test_a_run_learns_and_saves_every_stage(whole: tuple[Path, dict[str, Network
     assert set(saved.card["spike_rates_before"]) == {"relu1", "relu2", "relu3"}
     assert saved.card["preprocessing"] == {"image": [3, 16, 16], "pixels": "uint8 RGB, / 64"}
     assert saved.predict(DATA.test.batches([torch.arange(2)]).__next__()[0])[0] in DATA.classes
-    assert not (folder / FILE).exists()
+    assert not (folder / RESUME).exists()
 
 
 @pytest.mark.parametrize("updates", [6, 20, 27])
@@ -127,10 +128,12 @@ def test_resume_is_exact(
 def test_a_damaged_resume_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         train(tmp_path, Recorder(3))
-    (tmp_path / FILE).write_bytes((tmp_path / FILE).read_bytes()[:100])
-    with pytest.raises(CheckpointError, match="damaged: remove it"):
+    path = tmp_path / RESUME / STATE
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match=r"damaged: remove .*/resume to train its stage"):
         train(tmp_path)
-    assert ResumeFile(tmp_path / "none").load("ann") is None
+    shutil.rmtree(tmp_path / RESUME)
+    assert "T1" in train(tmp_path)
 
 
 def test_the_best_epoch_is_kept_not_the_last(tmp_path: Path) -> None:

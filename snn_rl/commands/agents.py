@@ -102,9 +102,9 @@ def play(
     """Watch an agent play and its neurons spike, in a window or as a video."""
     from snn_rl.agents.drawing import SIZE, draw
     from snn_rl.agents.evaluation import Conditions, evaluation_seeds
-    from snn_rl.agents.monitors import StopFlag
     from snn_rl.agents.play import Show
     from snn_rl.agents.screens import open_screen
+    from snn_rl.monitor import StopFlag
 
     name, loaded = list(_find(agent)[1].items())[-1]
     player = _as_asked(loaded, timesteps, no_carry)

@@ -101,17 +101,19 @@ def train(
 
 def _train(settings: TrainConfig, folder: Path, command: str) -> None:
     """Train and show progress; signals end it cleanly."""
-    from snn_rl.agents.monitors import FileMonitor, MonitorGroup, StopFlag
+    from snn_rl.agents.monitors import FileMonitor
     from snn_rl.agents.run import Interrupted, Run
     from snn_rl.console import ConsoleMonitor
     from snn_rl.memory import keep_freed_memory
+    from snn_rl.monitor import MonitorGroup, StopFlag
+    from snn_rl.resume import RESUME, STATE
 
     keep_freed_memory()
     stop = StopFlag()
-    files = FileMonitor(folder, stop)
+    files = FileMonitor(folder)
     try:
         with stop.on_signals(), ConsoleMonitor(screen) as bars:
-            run = Run(settings, folder, MonitorGroup([files, bars]), command=command)
+            run = Run(settings, folder, MonitorGroup([files, bars], stop), command=command)
             say(f"training {settings.env} into {folder}")
             run.train()
     except Interrupted as interrupted:
@@ -119,7 +121,7 @@ def _train(settings: TrainConfig, folder: Path, command: str) -> None:
         say(f"go on with: {_resuming(folder)}")
         raise typer.Exit(INTERRUPTED) from None
     except Exception:
-        if (folder / "resume" / "state.safetensors").exists():
+        if (folder / RESUME / STATE).exists():
             say(f"training failed; once the cause is removed, go on with: {_resuming(folder)}")
         raise
     finally:

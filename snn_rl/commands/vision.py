@@ -192,11 +192,11 @@ def _train(settings: VisionConfig, folder: Path) -> None:
     """Train one run into `folder`; Ctrl-C saves and exits."""
     import torch
 
-    from snn_rl.agents.monitors import StopFlag
     from snn_rl.memory import keep_freed_memory
+    from snn_rl.monitor import MonitorGroup, StopFlag
     from snn_rl.vision.datasets import load_data
     from snn_rl.vision.hardware import open_hardware
-    from snn_rl.vision.monitor import FileMonitor, LineMonitor, Monitor, MonitorGroup
+    from snn_rl.vision.monitor import FileMonitor, LineMonitor, Monitor
     from snn_rl.vision.run import Interrupted, Run
 
     keep_freed_memory()
@@ -206,7 +206,7 @@ def _train(settings: VisionConfig, folder: Path) -> None:
         settings.device, settings.precision, channels_last=settings.channels_last
     ) as hardware:
         watching: list[Monitor] = [files, LineMonitor(say)] if hardware.leads else []
-        monitor = MonitorGroup(watching, lambda: stop.raised)
+        monitor = MonitorGroup(watching, stop)
         command = shlex.join(["snn-rl", *sys.argv[1:]])
         run = Run(settings, load_data(settings), folder, hardware, monitor, command=command)
         if hardware.leads:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
-
+from snn_rl import monitor
+from snn_rl.monitor import Records
 from snn_rl.vision.evaluation import Evaluation
-
-METRICS = "metrics.jsonl"
 
 
 @dataclass(frozen=True)
@@ -35,41 +32,25 @@ class Progress:
     """accuracy after the last epoch"""
 
 
-class Monitor(Protocol):
-    """Watches a training run."""
-
-    def progress(self, progress: Progress) -> None:
-        """Called after every update."""
-
-    def validated(self, progress: Progress, evaluation: Evaluation) -> None:
-        """Called after every epoch."""
-
-    def should_stop(self) -> bool:
-        """True ends training after the current update."""
+Monitor = monitor.Monitor[Progress, Evaluation]
+"""Watches the training of classifiers."""
 
 
 class FileMonitor:
-    """Writes metrics.jsonl (a line every few seconds, and every validation) and TensorBoard.
-
-    Nothing is written before the first progress, so that a refused run leaves no folder behind.
-    """
+    """Writes metrics.jsonl (a line every few seconds, and every validation) and TensorBoard."""
 
     def __init__(self, folder: Path, seconds_between: float = 5.0) -> None:
-        self.folder, self.pause = folder, seconds_between
-        self.file: TextIO | None = None
-        self.writer: SummaryWriter | None = None
-        self.stage = ""
+        self.records, self.pause = Records(folder, "images"), seconds_between
         self.written = 0.0
 
     def progress(self, progress: Progress) -> None:
         """Write a line unless the last one is too fresh."""
         if time.monotonic() - self.written >= self.pause:
-            self._write(progress, {"validation": None})
+            self._write(progress, None)
 
     def validated(self, progress: Progress, evaluation: Evaluation) -> None:
         """Write the validation's accuracy and the layers' spike rates."""
-        rates = evaluation.spike_rates
-        self._write(progress, {"validation": evaluation.accuracy, "spike_rates": rates})
+        self._write(progress, evaluation)
 
     def should_stop(self) -> bool:
         """Files never stop a run."""
@@ -77,37 +58,22 @@ class FileMonitor:
 
     def close(self) -> None:
         """Flush and close the files."""
-        if self.file is not None:
-            self.file.close()
-        if self.writer is not None:
-            self.writer.close()
+        self.records.close()
 
-    def _write(self, progress: Progress, found: dict[str, Any]) -> None:
+    def _write(self, progress: Progress, evaluation: Evaluation | None) -> None:
         self.written = time.monotonic()
-        if self.file is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.file = (self.folder / METRICS).open("a", encoding="utf-8")
-        self.file.write(json.dumps(asdict(progress) | found) + "\n")
-        self.file.flush()
+        line: dict[str, Any] = asdict(progress) | {"validation": None}
         values = {
             "training/loss": progress.loss,
             "training/accuracy": progress.accuracy,
             "training/learning_rate": progress.learning_rate,
         }
-        if found["validation"] is not None:
-            values["validation/accuracy"] = found["validation"]
-            values |= {f"spike_rate/{n}": r for n, r in found["spike_rates"].items()}
-        writer = self._writer_for(progress.stage)
-        for name, value in values.items():
-            writer.add_scalar(name, value, progress.images)
-
-    def _writer_for(self, stage: str) -> SummaryWriter:
-        if self.writer is None or stage != self.stage:
-            if self.writer is not None:
-                self.writer.close()
-            self.stage = stage
-            self.writer = SummaryWriter(self.folder / "tensorboard" / stage)
-        return self.writer
+        if evaluation is not None:
+            rates = evaluation.spike_rates
+            line |= {"validation": evaluation.accuracy, "spike_rates": rates}
+            values["validation/accuracy"] = evaluation.accuracy
+            values |= {f"spike_rate/{name}": rate for name, rate in rates.items()}
+        self.records.add(line, values)
 
 
 class LineMonitor:
@@ -142,24 +108,3 @@ def describe(progress: Progress) -> str:
         f"loss {progress.loss:.3f}  training {100 * progress.accuracy:.1f} %  "
         f"{progress.seconds:.0f} s, {left:.0f} s left"
     )
-
-
-class MonitorGroup:
-    """Passes everything on to several monitors; `stopped` or any of them may end the run."""
-
-    def __init__(self, monitors: Sequence[Monitor], stopped: Callable[[], bool]) -> None:
-        self.monitors, self.stopped = monitors, stopped
-
-    def progress(self, progress: Progress) -> None:
-        """Pass on."""
-        for monitor in self.monitors:
-            monitor.progress(progress)
-
-    def validated(self, progress: Progress, evaluation: Evaluation) -> None:
-        """Pass on."""
-        for monitor in self.monitors:
-            monitor.validated(progress, evaluation)
-
-    def should_stop(self) -> bool:
-        """Whether anyone asks to stop."""
-        return self.stopped() or any(monitor.should_stop() for monitor in self.monitors)

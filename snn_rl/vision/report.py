@@ -13,6 +13,7 @@ from snn_rl.checkpoint import read_card, write_text
 from snn_rl.energy_view import draw_energy
 from snn_rl.errors import SnnRlError
 from snn_rl.markdown import table
+from snn_rl.monitor import METRICS
 from snn_rl.plotting import save_figure
 from snn_rl.vision import figures
 from snn_rl.vision.classifier import CONFIG, stage_folders
@@ -20,7 +21,7 @@ from snn_rl.vision.config import VisionConfig
 from snn_rl.vision.paper import table1
 from snn_rl.vision.scoring import read_evaluation, settings_of
 
-METRICS, REPORT, FIGURES = "metrics.jsonl", "report.md", "figures"
+REPORT, FIGURES = "report.md", "figures"
 
 Row = Mapping[str, Any]
 

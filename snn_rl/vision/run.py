@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from snn_rl.errors import SnnRlError
 from snn_rl.network import Network
 from snn_rl.neuron import Surrogate
 from snn_rl.pruning import even_split, temporal_pruning
+from snn_rl.resume import RESUME, Saver
 from snn_rl.sparsity import Masks, apply_masks, magnitude_masks
 from snn_rl.tracing import trace
 from snn_rl.vision.classifier import ANN, CONFIG, PRUNED
@@ -30,12 +32,12 @@ from snn_rl.vision.evaluation import evaluate
 from snn_rl.vision.hardware import Hardware
 from snn_rl.vision.models import PIXEL_SCALE, Options, build_model
 from snn_rl.vision.monitor import Monitor
-from snn_rl.vision.resume import ResumeFile
 from snn_rl.vision.training import Result, Stage, StageTrainer, derived_seed
 
 log = logging.getLogger(__name__)
 
 RATE_IMAGES = 1000
+SECONDS_BETWEEN_SAVES = 60.0
 CALIBRATION, PRUNING = 1_000_000, 2_000_000  # places among the stages' seeds
 
 
@@ -73,7 +75,6 @@ class Run:
     ) -> None:
         self.config, self.data, self.folder = config, data, folder
         self.hardware, self.monitor, self.command = hardware, monitor, command
-        self.keeper = ResumeFile(folder)
         self.options = NeuronOptions(
             threshold=config.neurons.threshold,
             leak=config.neurons.leak,
@@ -204,7 +205,7 @@ class Run:
             self.config.augment,
             self.hardware,
             self.monitor,
-            self.keeper,
+            Saver(self.folder / RESUME, SECONDS_BETWEEN_SAVES),
         )
         result = trainer.run()
         self.hardware.wait()
@@ -213,7 +214,7 @@ class Run:
         if self.hardware.leads:
             card = self._card(stage, result) | dict(facts)
             checkpoint.save(folder, result.network, stage.timesteps, card)
-            self.keeper.clear()
+            shutil.rmtree(self.folder / RESUME, ignore_errors=True)
         self.hardware.wait()
         return Trained(self.hardware.place(result.network), stage.timesteps)
 

@@ -7,8 +7,9 @@ that was interrupted goes on exactly as if it had not been.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from snn_rl.batch_norm import fold_batch_norm
 from snn_rl.errors import SnnRlError
 from snn_rl.grid import snap
 from snn_rl.network import Network
+from snn_rl.resume import Saver, load_optimizer_state, optimizer_state
 from snn_rl.sparsity import Masks, apply_masks
 from snn_rl.vision.augment import augment
 from snn_rl.vision.config import AugmentConfig, StageConfig
@@ -33,9 +35,6 @@ from snn_rl.vision.learning import (
     set_rate,
 )
 from snn_rl.vision.monitor import Monitor, Progress
-from snn_rl.vision.resume import Keeper, Snapshot, flat_state, nested_state
-
-SECONDS_BETWEEN_SAVES = 60.0
 
 
 @dataclass(frozen=True)
@@ -69,6 +68,7 @@ class StageTrainer:
 
     Args:
         network: trained in place, in this process's memory layout.
+        saver: keeps the stage's state, and holds it where the stage is to be resumed.
     """
 
     def __init__(
@@ -79,10 +79,10 @@ class StageTrainer:
         augmentation: AugmentConfig,
         hardware: Hardware,
         monitor: Monitor,
-        keeper: Keeper,
+        saver: Saver,
     ) -> None:
         self.stage, self.data, self.augmentation = stage, data, augmentation
-        self.hardware, self.monitor, self.keeper = hardware, monitor, keeper
+        self.hardware, self.monitor, self.saver = hardware, monitor, saver
         self.network = hardware.place(network)
         set_dropout(network, stage.config.dropout)
         self.optimizer = make_optimizer(network, stage.config)
@@ -108,9 +108,10 @@ class StageTrainer:
 
         Raises:
             FloatingPointError: the loss is not finite.
+            OSError: the state cannot be saved.
         """
         self._resume()
-        began, before, saved = time.monotonic(), self.seconds, time.monotonic()
+        began, before = time.monotonic(), self.seconds
         stopped = False
         while self.epoch < self.stage.epochs and not stopped:
             for images, labels in self._batches():
@@ -120,13 +121,13 @@ class StageTrainer:
                 stopped = self.hardware.any(self.monitor.should_stop())
                 if stopped:
                     break
-                if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
+                if self.saver.due():
                     self._save()
-                    saved = time.monotonic()
             if self.done == self.per_epoch and not stopped:
                 self._finish_epoch()
         if stopped:
             self._save()
+        self.saver.wait()
         return self._result(stopped)
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -241,42 +242,41 @@ class StageTrainer:
         )
 
     def _save(self) -> None:
-        if not self.hardware.leads:
-            return
-        facts = {
+        if self.hardware.leads:
+            self.saver.save({"stage": self.stage.name, **self.state_dict()})
+
+    def _resume(self) -> None:
+        state = self.saver.load()
+        if state is not None and state["stage"] == self.stage.name:
+            self.load_state_dict(state)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that changes in training."""
+        return {
             "epoch": self.epoch,
             "done": self.done,
             "seconds": self.seconds,
             "best_accuracy": self.best_accuracy,
             "last_accuracy": self.last_accuracy,
-            "scaler": self.scaler.state_dict(),
-        }
-        tensors = {
+            "sums": self.sums,
             "network": self.network.state_dict(),
             "best": self.best or {},
-            "optimizer": flat_state(self.optimizer.state_dict()["state"]),
-            "epoch": {"sums": self.sums},
+            "optimizer": optimizer_state(self.optimizer),
+            "scaler": self.scaler.state_dict(),
         }
-        self.keeper.save(Snapshot(self.stage.name, facts, tensors))
 
-    def _resume(self) -> None:
-        snapshot = self.keeper.load(self.stage.name)
-        if snapshot is None:
-            return
-        facts, tensors = snapshot.facts, snapshot.tensors
-        self.epoch, self.done = int(facts["epoch"]), int(facts["done"])
-        self.seconds, self.best_accuracy = float(facts["seconds"]), float(facts["best_accuracy"])
-        self.last_accuracy = facts["last_accuracy"]
-        self.sums = tensors["epoch"]["sums"]
-        self.network.load_state_dict(dict(tensors["network"]))
-        hardware = self.hardware
-        best = tensors.get("best", {})
-        self.best = {n: value.to(hardware.device) for n, value in best.items()} or None
-        groups = self.optimizer.state_dict()["param_groups"]
-        state = nested_state(tensors.get("optimizer", {}), hardware.laid_out)
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        if facts["scaler"]:
-            self.scaler.load_state_dict(facts["scaler"])
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Return to a state that `state_dict` gave."""
+        self.epoch, self.done = state["epoch"], state["done"]
+        self.seconds, self.sums = state["seconds"], state["sums"]
+        self.best_accuracy = state["best_accuracy"]
+        self.last_accuracy = state["last_accuracy"]
+        self.network.load_state_dict(state["network"])
+        device = self.hardware.device
+        self.best = {name: value.to(device) for name, value in state["best"].items()} or None
+        load_optimizer_state(self.optimizer, state["optimizer"])
+        if state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
 
 
 def deployed(network: Network, timesteps: int) -> Network:

@@ -1,9 +1,11 @@
-"""Saving a stage so that it can be resumed exactly: after a signal, a crash or a kill.
+"""Saving a training so that it can be resumed exactly: after a signal, a crash or a kill.
 
-Everything but the replay goes into one file, written beside the training in a thread and then
-renamed: weights, optimiser, target, membranes, random generators, and the seeds and actions of
-the unfinished episodes. The replay's arrays are files already, mapped into memory; they keep
-enough older steps that those of the last save stay intact until the next one.
+A state is a tree of mappings with JSON-able values, arrays and tensors at its leaves: weights,
+optimiser, target, membranes, random generators, the seeds and actions of unfinished episodes. It
+goes into one file, written beside the training in a thread and then renamed: tensors as
+safetensors, the rest as JSON, so that reading it executes nothing. A replay is not part of it:
+its arrays are files already, mapped into memory; they keep enough older steps that those of the
+last save stay intact until the next one.
 """
 
 from __future__ import annotations
@@ -21,10 +23,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.optim import Optimizer
 
 from snn_rl.errors import CheckpointError
 
-STATE, REPLAY = "state.safetensors", "replay"
+RESUME, STATE, REPLAY = "resume", "state.safetensors", "replay"
 VERSION = "1"
 """Of the states; to be raised when what they hold changes."""
 PAUSE = 60.0
@@ -55,22 +58,21 @@ class Saver:
         """Whether it is time for the next save."""
         return time.monotonic() - self.saved_at >= max(self.every, PAUSE * self.cost)
 
-    def save(self, state: Mapping[str, Any], before: Callable[[], None]) -> None:
+    def save(self, state: Mapping[str, Any], before: Callable[[], None] = lambda: None) -> None:
         """Copy `state` now and write it in the background, after calling `before` there.
 
         Waits for an earlier save that is still being written. Raises OSError if that one failed.
         """
         self.wait()
         began = time.monotonic()
-        tensors: dict[str, Tensor] = {}
-        document = _pack(state, "state", tensors)
+        document, tensors = pack_state(state)
         copied = time.monotonic() - began
 
         def write() -> None:
             try:
                 before()
                 worked = time.thread_time()
-                write_state(self.folder / STATE, tensors, document)
+                write_state(self.folder / STATE, document, tensors)
                 self.cost = copied + time.thread_time() - worked
             except Exception as error:  # raised by wait, in the training's thread
                 self._error = error
@@ -97,8 +99,18 @@ class Saver:
         return read_state(path) if path.exists() else None
 
 
-def write_state(path: Path, tensors: dict[str, Tensor], document: Any) -> None:
-    """Write tensors and a JSON-able document to one file, atomically and durably."""
+def pack_state(state: Mapping[str, Any]) -> tuple[Any, dict[str, Tensor]]:
+    """`state` as a JSON-able document, and copies of its arrays and tensors by their path."""
+    tensors: dict[str, Tensor] = {}
+    return _pack(state, "state", tensors), tensors
+
+
+def write_state(path: Path, document: Any, tensors: dict[str, Tensor]) -> None:
+    """Write what `pack_state` gave to one file, atomically and durably.
+
+    Raises:
+        OSError: it cannot be written; an earlier file is left as it was.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}")
     try:
@@ -113,9 +125,10 @@ def write_state(path: Path, tensors: dict[str, Tensor], document: Any) -> None:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """What `Saver.save` was given.
+    """The state that was packed, its arrays as tensors.
 
-    Raises CheckpointError if the file is damaged or comes from a version that saved other things.
+    Raises:
+        CheckpointError: the file is damaged or comes from a version that saved other things.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -123,23 +136,41 @@ def read_state(path: Path) -> dict[str, Any]:
             metadata = file.metadata()
         found: dict[str, Any] = _unpack(json.loads(metadata["state"]), tensors)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is damaged: this stage cannot be resumed") from error
+        raise CheckpointError(
+            f"{path} is damaged: remove {path.parent} to train its stage from the start"
+        ) from error
     if metadata.get("version") != VERSION:
         raise CheckpointError(
             f"{path} was saved by another version of snn-rl: finish the run with that one, or "
-            "start a new one from its last finished stage with --from"
+            "start a new one from its last finished stage"
         )
     return found
 
 
-def copy_into(targets: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
-    """Fill tensors in place, so that they keep their memory layout."""
-    for name, target in targets.items():
-        target.copy_(values[name])
+def optimizer_state(optimizer: Optimizer) -> dict[str, dict[str, Any]]:
+    """What an optimiser keeps for each parameter, by the parameter's number."""
+    return {str(number): dict(kept) for number, kept in optimizer.state_dict()["state"].items()}
+
+
+def load_optimizer_state(optimizer: Optimizer, state: Mapping[str, Mapping[str, Any]]) -> None:
+    """Return to what `optimizer_state` gave. Tensors take their parameter's memory layout, which
+    fused steps need."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+
+    def laid_out(value: Any, like: Tensor) -> Any:
+        if not isinstance(value, Tensor) or not value.dim():
+            return value
+        return torch.empty_like(like, dtype=value.dtype).copy_(value)
+
+    kept = {
+        int(number): {name: laid_out(value, parameters[int(number)]) for name, value in of.items()}
+        for number, of in state.items()
+    }
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": kept, "param_groups": groups})
 
 
 def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """`value` as JSON; its arrays and tensors are copied to `tensors` under their path."""
     if isinstance(value, np.ndarray):
         value = torch.from_numpy(value)
     if isinstance(value, Tensor):
