@@ -3,8 +3,9 @@
     python benchmarks/pruning.py --seeds 0-4 --steps 300000 --out runs/pruning
 
 Per seed there is one teacher, one ANN and one T5, as the preset has them; all variants start from
-these and are trained for --steps in every spiking stage. Each stage keeps its best validated
-network, as `snn-rl train` does, but does not stop early (--stop-at-target brings that back).
+these and are trained for --steps in every spiking stage, or for --first-steps in the one that
+starts from the ANN. Each stage keeps its best validated network, as `snn-rl train` does, but does
+not stop early (--stop-at-target brings that back).
 Frames and time of a variant count its way from the fresh ANN on, the teacher left out.
 
 Finished runs below --out are used again and unfinished ones go on, so that a stopped command is
@@ -70,7 +71,7 @@ class Variant:
         timesteps, step, until: of its stages.
         trained: False converts (or only reduces T) and trains nothing.
         rescale: keep a frame's memory when T drops.
-        times: its stage has so many times the steps.
+        whole: its one stage has as many steps as those of gradual pruning together, T5's included.
     """
 
     key: str
@@ -81,7 +82,7 @@ class Variant:
     until: int = 1
     trained: bool = True
     rescale: bool = True
-    times: int = 1
+    whole: bool = False
 
 
 VARIANTS = (
@@ -91,7 +92,7 @@ VARIANTS = (
     Variant("5-3-1-leak", "T5→T3→T1, leak not rescaled", "T5", 3, step=2, rescale=False),
     Variant("direct-T5", "direct T5→T1", "T5", 1),
     Variant("direct-ann", "direct ANN→T1", "ann", 1),
-    Variant("direct-ann-long", "direct ANN→T1, frames of gradual", "ann", 1, times=FIRST),
+    Variant("direct-ann-long", "direct ANN→T1, frames of gradual", "ann", 1, whole=True),
     Variant("untrained-T5", "T5 run at T1, not trained", "T5", 1, trained=False),
     Variant("conversion-T5", "conversion only, T5", "ann", FIRST, until=FIRST, trained=False),
     Variant("conversion-T1", "conversion only, T1", "ann", 1, trained=False),
@@ -117,12 +118,14 @@ class Experiment:
     Attributes:
         settings: preset and overrides.
         steps: environment steps of each spiking stage.
+        first_steps: of the one that starts from the ANN.
         stop_at_target: stages stop at the preset's target.
     """
 
     settings: dict[str, Any]
     out: Path
     steps: int
+    first_steps: int
     trials: int
     stop_at_target: bool
 
@@ -145,6 +148,12 @@ class Experiment:
         own = name == "full_state" or name.startswith("stack:")
         return str(self.folder / "ann" / "teacher") if own else name
 
+    def stage_steps(self, variant: Variant) -> int:
+        """Environment steps of each of the variant's stages."""
+        if variant.whole:
+            return self.first_steps + (FIRST - 1) * self.steps
+        return self.first_steps if variant.start == "ann" else self.steps
+
     def config(self, variant: Variant) -> TrainConfig:
         """Settings of the variant's run."""
         changes: dict[str, Any] = {
@@ -155,7 +164,7 @@ class Experiment:
             "start": str(self.folder / variant.start / variant.start),
             "teacher": self.teacher(),
             "ann": {"steps": 0},
-            "spiking": {"steps": self.steps * variant.times, "steps_at": None},
+            "spiking": {"steps": self.stage_steps(variant), "steps_at": None},
         }
         if not self.stop_at_target:
             changes["validation"] = {"target": None}
@@ -189,7 +198,8 @@ class Experiment:
         fixed = {
             "variant": variant.key,
             "seed": self.settings["seed"],
-            "steps_per_stage": self.steps,
+            "steps": self.steps,
+            "first_steps": self.first_steps,
             "frames": made.frames,
             "seconds": made.seconds,
             "trials": self.trials,
@@ -221,8 +231,12 @@ def report(out: Path, env: str) -> str:
     ]
     header = ["variant", "score", "against gradual, seed by seed", "seeds", "frames", "seconds"]
     header += ["spikes per neuron and frame", "α"]
-    steps = " or ".join(f"{n:,}" for n in sorted({row["steps_per_stage"] for row in rows}))
-    what = f"{env}, {steps} steps per stage. {seeds_line(rows)}"
+    first, later = (
+        " or ".join(f"{n:,}" for n in sorted({row[key] for row in rows}))
+        for key in ("first_steps", "steps")
+    )
+    steps = f"{first} steps in the stage after the ANN, {later} in each later one"
+    what = f"{env}, {steps}. {seeds_line(rows)}"
     text = f"{what}\n\n{table(header, lines)}\n{_rates(of)}"
     write_text(out / TABLE, text)
     return text
@@ -261,7 +275,10 @@ def main(options: argparse.Namespace) -> None:
     keys = chosen(options.variants or usual, [v.key for v in VARIANTS], "variant")
     for seed in seeds_of(options.seeds):
         base = settings(options.env, seed, options.set)
-        work = Experiment(base, out, options.steps, options.trials, options.stop_at_target)
+        first_steps = options.first_steps or options.steps
+        work = Experiment(
+            base, out, options.steps, first_steps, options.trials, options.stop_at_target
+        )
         torch.set_num_threads(make_config(base).threads)
         for variant in VARIANTS:
             if variant.key in keys:
@@ -278,6 +295,7 @@ def parser() -> argparse.ArgumentParser:
     add("--env", default="PositionOnlyCartPole-v1", help="Gymnasium id")
     add("--seeds", default="0-4", help="such as 0-4 or 0,2,5 [0-4]")
     add("--steps", type=positive, required=True, help="environment steps of each spiking stage")
+    add("--first-steps", type=positive, help="of the stage after the ANN [--steps]")
     add("--out", required=True, help="folder of runs and results")
     add(
         "--variants",

@@ -193,16 +193,18 @@ def test_a_stopped_gru_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_pruning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The T5 stage is trained once; frames are counted along each variant's way."""
-    keys = ["T5", "gradual", "direct-T5", "direct-ann", "untrained-T5", "conversion-T1"]
-    command = [*TINY, "--out", str(tmp_path), "--steps", "32", "--seeds", "3", "--variants", *keys]
+    keys = ["T5", "gradual", "direct-T5", "direct-ann", "direct-ann-long"]
+    keys += ["untrained-T5", "conversion-T1"]
+    command = [*TINY, "--out", str(tmp_path), "--seeds", "3", "--variants", *keys]
+    command += ["--steps", "32", "--first-steps", "64"]
     assert run("pruning", *command) == 0
     text = capsys.readouterr()
     found = {row["variant"]: row for row in rows(tmp_path / "seed3" / "pruning.json")}
     assert list(found) == keys
     frames = {key: row["frames"] - 64 for key, row in found.items()}
-    assert frames == dict(zip(keys, (32, 160, 64, 32, 32, 0), strict=True))
+    assert frames == dict(zip(keys, (64, 192, 96, 64, 192, 64, 0), strict=True))
     assert {row["timesteps"] for key, row in found.items() if key != "T5"} == {1}
-    assert text.err.count("training") == 5
+    assert text.err.count("training") == 6
     assert (tmp_path / "pruning.md").read_text(encoding="utf-8") == text.out
     assert "| direct T5→T1 | hidden1 |" in text.out
     assert load_agent(tmp_path / "seed3" / "gradual" / "T2").timesteps == 2
