@@ -22,7 +22,6 @@ from snn_rl.agents.agent import Agent
 from snn_rl.agents.config import TrainConfig
 from snn_rl.agents.monitors import FileMonitor
 from snn_rl.agents.policy import Policy
-from snn_rl.agents.progress import Monitor
 from snn_rl.agents.qnetwork import mlp, nature_cnn
 from snn_rl.agents.run import CONFIG, Interrupted, Run, stage_seed
 from snn_rl.agents.training import Result, StageTrainer
@@ -128,8 +127,7 @@ def train_gru(config: TrainConfig, folder: Path) -> Agent:
     """
     stop = StopFlag()
     files = FileMonitor(folder)
-    monitor = MonitorGroup([files], stop)
-    run = Run(config, folder, monitor)
+    run = Run(config, folder, MonitorGroup([files], stop))
     if not holds_run(config, folder):
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / CONFIG, yaml.safe_dump(config.model_dump()))
@@ -147,7 +145,7 @@ def train_gru(config: TrainConfig, folder: Path) -> Agent:
         say(f"training {folder}")
         try:
             with stop.on_signals():
-                result = _train(run, network, monitor)
+                result = _train(run, network)
         finally:
             files.close()
         state = _keep(finished, result)
@@ -156,7 +154,7 @@ def train_gru(config: TrainConfig, folder: Path) -> Agent:
     return Agent(Policy(network.eval()), run.pipeline, _card(config, run, state))
 
 
-def _train(run: Run, network: Network, monitor: Monitor) -> Result:
+def _train(run: Run, network: Network) -> Result:
     config = run.config
     trainer = StageTrainer(
         STAGE,
@@ -165,7 +163,7 @@ def _train(run: Run, network: Network, monitor: Monitor) -> Result:
         config.ann,
         config.validation,
         run.given_teacher,
-        monitor,
+        run.monitor,
         stage_seed=stage_seed(config.seed, 1),
         saver=Saver(run.folder / RESUME, config.save_every),
     )

@@ -111,24 +111,28 @@ class StageTrainer:
             OSError: the state cannot be saved.
         """
         self._resume()
+        try:
+            stopped = self._train()
+        finally:
+            self.saver.wait()
+        return self._result(stopped)
+
+    def _train(self) -> bool:
+        """Train until the epochs are used up; True if the monitor asked to stop before."""
         began, before = time.monotonic(), self.seconds
-        stopped = False
-        while self.epoch < self.stage.epochs and not stopped:
+        while self.epoch < self.stage.epochs:
             for images, labels in self._batches():
                 self._update(images, labels)
                 self.seconds = before + time.monotonic() - began
                 self.monitor.progress(self._progress())
-                stopped = self.hardware.any(self.monitor.should_stop())
-                if stopped:
-                    break
+                if self.hardware.any(self.monitor.should_stop()):
+                    self._save()
+                    return True
                 if self.saver.due():
                     self._save()
-            if self.done == self.per_epoch and not stopped:
+            if self.done == self.per_epoch:
                 self._finish_epoch()
-        if stopped:
-            self._save()
-        self.saver.wait()
-        return self._result(stopped)
+        return False
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """This process's batches of the current epoch that are still to come, on the device."""
