@@ -8,7 +8,7 @@ from typing import Any
 
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.config import TrainConfig, make_config, with_preset
-from snn_rl.agents.monitors import FileMonitor
+from snn_rl.agents.monitor import file_monitor
 from snn_rl.agents.qnetwork import QNetworkFactory
 from snn_rl.agents.results import run_folder, run_to_resume
 from snn_rl.agents.run import Run
@@ -47,7 +47,7 @@ def train(
     else:
         folder = run_folder(run_dir, config.env)
     stop = StopFlag()
-    files = FileMonitor(folder)
+    files = file_monitor(folder)
     try:
         with stop.on_signals():
             return Run(config, folder, MonitorGroup([files], stop), q_network=q_network).train()

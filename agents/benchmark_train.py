@@ -18,8 +18,8 @@ import torch
 from snn_rl.agents.config import LearnerConfig, TrainConfig, teacher_stack
 from snn_rl.agents.evaluation import Evaluation
 from snn_rl.agents.given import choose_device
+from snn_rl.agents.monitor import Progress
 from snn_rl.agents.policy import Policy
-from snn_rl.agents.progress import Progress
 from snn_rl.agents.run import Run
 from snn_rl.agents.training import StageTrainer
 from snn_rl.agents.turns import Contender, Pacer, Record, take_turns

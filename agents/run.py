@@ -26,8 +26,8 @@ from snn_rl.agents.config import LearnerConfig, TrainConfig, teacher_stack
 from snn_rl.agents.evaluation import Conditions, evaluate, validation_seeds
 from snn_rl.agents.given import choose_device, load_start, load_teacher
 from snn_rl.agents.judge import Task
+from snn_rl.agents.monitor import Monitor
 from snn_rl.agents.policy import Policy, full_state
-from snn_rl.agents.progress import Monitor
 from snn_rl.agents.qnetwork import QNetworkFactory, build_network
 from snn_rl.agents.training import Result, StageTrainer
 from snn_rl.checkpoint import CARD, write_text

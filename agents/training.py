@@ -18,8 +18,8 @@ from snn_rl.agents.config import LearnerConfig, ValidationConfig
 from snn_rl.agents.evaluation import Stopped
 from snn_rl.agents.judge import Judge, Task
 from snn_rl.agents.learner import Learner
+from snn_rl.agents.monitor import Monitor, Progress
 from snn_rl.agents.policy import Policy
-from snn_rl.agents.progress import Monitor, Progress
 from snn_rl.agents.replay import Segment, SegmentReplay
 from snn_rl.agents.rollout import Rollout, exploration
 from snn_rl.errors import SnnRlError

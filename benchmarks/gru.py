@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.config import TrainConfig
-from snn_rl.agents.monitors import FileMonitor
+from snn_rl.agents.monitor import file_monitor
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.qnetwork import mlp, nature_cnn
 from snn_rl.agents.run import CONFIG, Interrupted, Run, stage_seed
@@ -126,7 +126,7 @@ def train_gru(config: TrainConfig, folder: Path) -> Agent:
         SnnRlError: the folder holds a run with other settings.
     """
     stop = StopFlag()
-    files = FileMonitor(folder)
+    files = file_monitor(folder)
     run = Run(config, folder, MonitorGroup([files], stop))
     if not holds_run(config, folder):
         folder.mkdir(parents=True, exist_ok=True)

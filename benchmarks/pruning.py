@@ -45,7 +45,7 @@ from comparing import (
 from snn_rl.agents.agent import Agent, load_agent
 from snn_rl.agents.config import TrainConfig, make_config
 from snn_rl.agents.evaluation import evaluate_agent
-from snn_rl.agents.monitors import FileMonitor
+from snn_rl.agents.monitor import file_monitor
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.run import Run
 from snn_rl.checkpoint import write_text
@@ -183,7 +183,7 @@ class Experiment:
         """The network that the training of such a variant would begin with."""
         config = self.config(variant)
         if variant.start == "ann":
-            run = Run(config, self.folder / variant.key, FileMonitor(self.folder))
+            run = Run(config, self.folder / variant.key, file_monitor(self.folder))
             network = run.convert_ann(start.policy, load_agent(config.teacher).policy)
         else:
             network = start.policy.network.clone()

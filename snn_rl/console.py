@@ -12,7 +12,7 @@ from rich.table import Column, Table
 
 if TYPE_CHECKING:
     from snn_rl.agents.evaluation import Evaluation
-    from snn_rl.agents.progress import Progress as StageProgress
+    from snn_rl.agents.monitor import Progress as StageProgress
 
 SECONDS_BETWEEN_LINES = 5.0
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -143,3 +144,44 @@ class Records:
         except ValueError:
             return False
         return bool(point["stage"] != first["stage"] or point[self.clock] < first[self.clock])
+
+
+class FileMonitor(Generic[P, E]):
+    """Writes a run's records: a line now and then, and every validation.
+
+    Args:
+        records: of the run.
+        describe: makes a line and TensorBoard's values of the progress, and of an evaluation
+            where there is one.
+        seconds_between: lines without a validation come no closer than this.
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        describe: Callable[[P, E | None], tuple[Mapping[str, Any], Mapping[str, float]]],
+        seconds_between: float,
+    ) -> None:
+        self.records, self.describe, self.pause = records, describe, seconds_between
+        self.written = 0.0
+
+    def progress(self, progress: P) -> None:
+        """Write a line unless the last one is too fresh."""
+        if time.monotonic() - self.written >= self.pause:
+            self._write(progress, None)
+
+    def validated(self, progress: P, evaluation: E) -> None:
+        """Write a line with the validation."""
+        self._write(progress, evaluation)
+
+    def should_stop(self) -> bool:
+        """Files never stop a run."""
+        return False
+
+    def close(self) -> None:
+        """Flush and close the files."""
+        self.records.close()
+
+    def _write(self, progress: P, evaluation: E | None) -> None:
+        self.written = time.monotonic()
+        self.records.add(*self.describe(progress, evaluation))

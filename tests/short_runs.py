@@ -11,7 +11,7 @@ from torch import Tensor
 
 from snn_rl.agents.config import TrainConfig, make_config
 from snn_rl.agents.evaluation import Evaluation
-from snn_rl.agents.progress import Progress
+from snn_rl.agents.monitor import Progress
 from snn_rl.network import Network
 from snn_rl.settings import merge
 

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from snn_rl.agents.evaluation import Evaluation
-from snn_rl.agents.progress import Progress
+from snn_rl.agents.monitor import Progress
 from snn_rl.console import ConsoleMonitor, zoo_table
 
 

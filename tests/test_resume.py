@@ -20,7 +20,7 @@ from snn_rl import resume
 from snn_rl.agents.agent import Agent, load_agent
 from snn_rl.agents.config import TrainConfig, make_config
 from snn_rl.agents.evaluation import Evaluation
-from snn_rl.agents.progress import Progress
+from snn_rl.agents.monitor import Progress
 from snn_rl.agents.replay import SegmentReplay
 from snn_rl.agents.results import unfinished
 from snn_rl.agents.run import Interrupted, Run

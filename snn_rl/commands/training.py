@@ -101,7 +101,7 @@ def train(
 
 def _train(settings: TrainConfig, folder: Path, command: str) -> None:
     """Train and show progress; signals end it cleanly."""
-    from snn_rl.agents.monitors import FileMonitor
+    from snn_rl.agents.monitor import file_monitor
     from snn_rl.agents.run import Interrupted, Run
     from snn_rl.console import ConsoleMonitor
     from snn_rl.memory import keep_freed_memory
@@ -110,7 +110,7 @@ def _train(settings: TrainConfig, folder: Path, command: str) -> None:
 
     keep_freed_memory()
     stop = StopFlag()
-    files = FileMonitor(folder)
+    files = file_monitor(folder)
     try:
         with stop.on_signals(), ConsoleMonitor(screen) as bars:
             run = Run(settings, folder, MonitorGroup([files, bars], stop), command=command)

@@ -196,12 +196,12 @@ def _train(settings: VisionConfig, folder: Path) -> None:
     from snn_rl.monitor import MonitorGroup, StopFlag
     from snn_rl.vision.datasets import load_data
     from snn_rl.vision.hardware import open_hardware
-    from snn_rl.vision.monitor import FileMonitor, LineMonitor, Monitor
+    from snn_rl.vision.monitor import LineMonitor, Monitor, file_monitor
     from snn_rl.vision.run import Interrupted, Run
 
     keep_freed_memory()
     torch.set_num_threads(settings.threads)
-    stop, files = StopFlag(), FileMonitor(folder)
+    stop, files = StopFlag(), file_monitor(folder)
     with open_hardware(
         settings.device, settings.precision, channels_last=settings.channels_last
     ) as hardware:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from snn_rl import monitor
-from snn_rl.monitor import Records
+from snn_rl.monitor import FileMonitor, Records
 from snn_rl.vision.evaluation import Evaluation
 
 
@@ -36,44 +36,27 @@ Monitor = monitor.Monitor[Progress, Evaluation]
 """Watches the training of classifiers."""
 
 
-class FileMonitor:
-    """Writes metrics.jsonl (a line every few seconds, and every validation) and TensorBoard."""
+def file_monitor(folder: Path, seconds_between: float = 5.0) -> FileMonitor[Progress, Evaluation]:
+    """The records of a classifier's run in `folder`."""
+    return FileMonitor(Records(folder, "images"), _line, seconds_between)
 
-    def __init__(self, folder: Path, seconds_between: float = 5.0) -> None:
-        self.records, self.pause = Records(folder, "images"), seconds_between
-        self.written = 0.0
 
-    def progress(self, progress: Progress) -> None:
-        """Write a line unless the last one is too fresh."""
-        if time.monotonic() - self.written >= self.pause:
-            self._write(progress, None)
-
-    def validated(self, progress: Progress, evaluation: Evaluation) -> None:
-        """Write the validation's accuracy and the layers' spike rates."""
-        self._write(progress, evaluation)
-
-    def should_stop(self) -> bool:
-        """Files never stop a run."""
-        return False
-
-    def close(self) -> None:
-        """Flush and close the files."""
-        self.records.close()
-
-    def _write(self, progress: Progress, evaluation: Evaluation | None) -> None:
-        self.written = time.monotonic()
-        line: dict[str, Any] = asdict(progress) | {"validation": None}
-        values = {
-            "training/loss": progress.loss,
-            "training/accuracy": progress.accuracy,
-            "training/learning_rate": progress.learning_rate,
-        }
-        if evaluation is not None:
-            rates = evaluation.spike_rates
-            line |= {"validation": evaluation.accuracy, "spike_rates": rates}
-            values["validation/accuracy"] = evaluation.accuracy
-            values |= {f"spike_rate/{name}": rate for name, rate in rates.items()}
-        self.records.add(line, values)
+def _line(
+    progress: Progress, evaluation: Evaluation | None
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Of metrics.jsonl and for TensorBoard, with a validation's accuracy and spike rates."""
+    line: dict[str, Any] = asdict(progress) | {"validation": None}
+    values = {
+        "training/loss": progress.loss,
+        "training/accuracy": progress.accuracy,
+        "training/learning_rate": progress.learning_rate,
+    }
+    if evaluation is not None:
+        rates = evaluation.spike_rates
+        line |= {"validation": evaluation.accuracy, "spike_rates": rates}
+        values["validation/accuracy"] = evaluation.accuracy
+        values |= {f"spike_rate/{name}": rate for name, rate in rates.items()}
+    return line, values
 
 
 class LineMonitor:
