@@ -194,9 +194,9 @@ def _figures(run: RunRecord, run_dir: Path, name: str) -> list[str]:
         _figure(
             run_dir / FIGURES / "learning.png",
             "Learning curves",
-            "The line is the mean reward of the latest training episodes (random actions "
-            "included) and each dot a validation with greedy actions; dashed lines separate the "
-            "stages.",
+            "The line is the mean reward of the latest training episodes (random actions, and "
+            "those of a teacher that plays along, included) and each dot a validation with greedy "
+            "actions; dashed lines separate the stages.",
             draw_learning(run.points) if run.points else None,
             no_curve,
         ),
