@@ -127,5 +127,5 @@ def new_run_folder(root: Path, env_id: str) -> Path:
 def _stage_order(folder: Path) -> tuple[int, int, str]:
     card = checkpoint.read_card(folder)
     name = str(card.get("stage"))
-    first = {"teacher": 0, "ann": 1}.get(name, 2)
+    first = 0 if name.startswith("teacher") else 1 if name == "ann" else 2
     return first, -int(card["timesteps"]), name
