@@ -134,7 +134,7 @@ class Passes:
             rates[layer] = spikes.sum(1).mean()
 
         frames, start, state, now = data.frames, data.start, data.state, data.now
-        before = state[0]
+        began = state
         if now.start:
             with torch.no_grad():
                 _, state = self._run(self.network, frames[: now.start], state, start[: now.start])
@@ -142,11 +142,8 @@ class Passes:
         if self.target is None:
             return q, None
         with torch.no_grad():
-            # The target runs over the same frames with membranes of its own.
-            own = self.target.initial_state(frames.shape[1])
-            if self.target.stack > 1:
-                own = (before, *own[1:])
-            value, _ = self._run(self.target, frames, own, start)
+            # The target runs over the same frames from the same start with its own weights.
+            value, _ = self._run(self.target, frames, began, start)
             values = value[now.start :][data.final]
             if not self.config.double:
                 return q, (values, values)
