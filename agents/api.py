@@ -13,6 +13,7 @@ from snn_rl.agents.qnetwork import QNetworkFactory
 from snn_rl.agents.results import run_folder, run_to_resume
 from snn_rl.agents.run import Run
 from snn_rl.monitor import MonitorGroup, StopFlag
+from snn_rl.owner import remove_if_empty
 
 
 def train(
@@ -50,6 +51,9 @@ def train(
     files = file_monitor(folder)
     try:
         with stop.on_signals():
-            return Run(config, folder, MonitorGroup([files], stop), q_network=q_network).train()
+            monitor = MonitorGroup([files], stop)
+            run = Run(config, folder, monitor, q_network=q_network, fresh=not resume)
+            return run.train()
     finally:
         files.close()
+        remove_if_empty(folder)

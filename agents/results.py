@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from snn_rl.agents.agent import find_agent, zoo
 from snn_rl.agents.config import TrainConfig, make_config
 from snn_rl.agents.run import CONFIG, HEADER
 from snn_rl.errors import CheckpointError, SnnRlError
+from snn_rl.owner import make_folder
 from snn_rl.settings import read_yaml
 
 RECORDED = (
@@ -33,12 +33,13 @@ def newest_run(root: Path) -> Path | None:
 
 
 def run_folder(given: str | Path | None, env_id: str) -> Path:
-    """Where a new run goes: the folder that was asked for, or a fresh one below runs/.
+    """Where a new run goes: the folder that was asked for, or one made for it below runs/.
 
     Raises:
         SnnRlError: it already holds a run.
+        OSError: it cannot be made.
     """
-    folder = Path(given) if given else new_run_folder(Path("runs"), env_id)
+    folder = Path(given) if given else make_folder(Path("runs") / env_id.replace("/", "-"))
     if (folder / CONFIG).exists():
         raise SnnRlError(f"{folder} already holds a run: choose another --run-dir")
     return folder
@@ -112,16 +113,6 @@ def unfinished(folder: Path) -> tuple[TrainConfig, str]:
         raise SnnRlError(f"{folder} is finished: there is nothing to resume")
     first = (folder / CONFIG).read_text(encoding="utf-8").partition("\n")[0]
     return config, first.removeprefix(HEADER)
-
-
-def new_run_folder(root: Path, env_id: str) -> Path:
-    """A fresh folder for a run, named by environment and time."""
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    parent = root / env_id.replace("/", "-")
-    folder, count = parent / stamp, 1
-    while folder.exists():
-        folder, count = parent / f"{stamp}-{count}", count + 1
-    return folder
 
 
 def _stage_order(folder: Path) -> tuple[int, int, str]:

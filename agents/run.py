@@ -21,7 +21,6 @@ import yaml
 
 from snn_rl.agents.agent import Agent, load_agent
 from snn_rl.agents.calibration import play_for_calibration
-from snn_rl.agents.card import provenance
 from snn_rl.agents.config import LearnerConfig, TrainConfig, teacher_stack
 from snn_rl.agents.evaluation import Conditions, evaluate, validation_seeds
 from snn_rl.agents.given import choose_device, load_start, load_teacher
@@ -34,8 +33,11 @@ from snn_rl.checkpoint import CARD, write_text
 from snn_rl.conversion import NeuronOptions, convert
 from snn_rl.envs import check_spaces
 from snn_rl.envs.observation import measure_background, pipeline_for
+from snn_rl.errors import SnnRlError
 from snn_rl.network import Network
 from snn_rl.neuron import Surrogate
+from snn_rl.owner import Owner, own
+from snn_rl.provenance import hardware, written
 from snn_rl.pruning import rescale_leaks, temporal_pruning
 from snn_rl.resume import RESUME, Saver
 
@@ -73,6 +75,7 @@ class Run:
         monitor: sees progress and may stop the run.
         command: how to reproduce the run, for the agents' cards.
         q_network: builds the ANN; by default an MLP or the Nature CNN.
+        fresh: the folder must not hold a run yet.
 
     Raises:
         UnsupportedEnvironment, SnnRlError: before anything is trained.
@@ -86,8 +89,10 @@ class Run:
         *,
         command: str = "snn_rl.train(...)",
         q_network: QNetworkFactory | None = None,
+        fresh: bool = False,
     ) -> None:
         self.config, self.folder, self.monitor, self.command = config, folder, monitor, command
+        self.fresh = fresh
         self.q_network = q_network
         self.spec = check_spaces(config.env)
         self.pipeline = pipeline_for(self.spec)
@@ -110,12 +115,19 @@ class Run:
 
         Raises:
             Interrupted: the monitor asked to stop; finished stages and the current one are saved.
+            SnnRlError: another process trains in the folder, or it holds a run where none may be.
         """
         torch.set_num_threads(self.config.threads)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if not (self.folder / CONFIG).exists():
-            text = yaml.safe_dump(self.config.model_dump())
-            write_text(self.folder / CONFIG, f"{HEADER}{self.command}\n{text}")
+        with own(self.folder) as owner:
+            if not (self.folder / CONFIG).exists():
+                text = yaml.safe_dump(self.config.model_dump())
+                write_text(self.folder / CONFIG, f"{HEADER}{self.command}\n{text}")
+            elif self.fresh:
+                raise SnnRlError(f"{self.folder} already holds a run: choose another --run-dir")
+            return self._train_stages(owner)
+
+    def _train_stages(self, owner: Owner) -> dict[str, Agent]:
+        self.owner = owner
         stages: dict[str, Agent] = {}
         teacher = self._teacher()
         started = self.given_start
@@ -251,9 +263,10 @@ class Run:
             teacher,
             self.monitor,
             stage_seed=stage_seed(self.config.seed, stage.index),
-            saver=Saver(self.folder / RESUME, self.config.save_every),
+            saver=Saver(self.folder / RESUME, self.config.save_every, self.owner.check),
         )
         result = trainer.run()
+        self.owner.check()
         policy = replace(policy, network=result.network)
         agent = Agent(policy, self.pipeline, self._card(stage, result, teacher))
         if result.interrupted:
@@ -286,7 +299,15 @@ class Run:
                 "maxpool": self.config.maxpool,
             },
             "teacher": self.config.teacher if distils else None,
-            "provenance": provenance(self.command, self.config.seed, result, self.device),
+            "provenance": {
+                "command": self.command,
+                "seed": self.config.seed,
+                "steps": result.steps,
+                "updates": result.updates,
+                "seconds": round(result.seconds, 1),
+                **hardware(self.device),
+                **written(),
+            },
             "results": {"validation": round(result.validation, 2)},
         }
 

@@ -20,15 +20,17 @@ from torch.nn import functional
 
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.config import TrainConfig
-from snn_rl.agents.monitor import file_monitor
+from snn_rl.agents.evaluation import Evaluation
+from snn_rl.agents.monitor import Progress, file_monitor
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.qnetwork import mlp, nature_cnn
 from snn_rl.agents.run import CONFIG, Interrupted, Run, stage_seed
 from snn_rl.agents.training import Result, StageTrainer
 from snn_rl.checkpoint import write_text
 from snn_rl.graph import Node
-from snn_rl.monitor import MonitorGroup, StopFlag
+from snn_rl.monitor import FileMonitor, MonitorGroup, StopFlag
 from snn_rl.network import Network, SpikeHook, State
+from snn_rl.owner import own
 from snn_rl.resume import RESUME, Saver
 from snn_rl.stacking import scale_pixels
 
@@ -128,8 +130,13 @@ def train_gru(config: TrainConfig, folder: Path) -> Agent:
     stop = StopFlag()
     files = file_monitor(folder)
     run = Run(config, folder, MonitorGroup([files], stop))
+    with own(folder):
+        return _train_in(run, stop, files)
+
+
+def _train_in(run: Run, stop: StopFlag, files: FileMonitor[Progress, Evaluation]) -> Agent:
+    config, folder = run.config, run.folder
     if not holds_run(config, folder):
-        folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / CONFIG, yaml.safe_dump(config.model_dump()))
     torch.manual_seed(config.seed)
     torch.set_num_threads(config.threads)

@@ -11,6 +11,7 @@ last save stay intact until the next one.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 import time
@@ -26,8 +27,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from snn_rl.errors import CheckpointError
+from snn_rl.provenance import bits_depend_on
+
+log = logging.getLogger(__name__)
 
 RESUME, STATE, REPLAY = "resume", "state.safetensors", "replay"
+MACHINE = "machine"
 VERSION = "1"
 """Of the states; to be raised when what they hold changes."""
 PAUSE = 60.0
@@ -40,10 +45,13 @@ class Saver:
     Args:
         folder: holds the state, and the replay's files below `replay`.
         every: seconds between saves, at least.
+        check: called before each save; raises where this process may not write any more.
     """
 
-    def __init__(self, folder: Path, every: float) -> None:
-        self.folder, self.every = folder, every
+    def __init__(
+        self, folder: Path, every: float, check: Callable[[], None] = lambda: None
+    ) -> None:
+        self.folder, self.every, self.check = folder, every, check
         self.cost = 0.0
         self.saved_at = -float("inf")
         self._thread: threading.Thread | None = None
@@ -61,9 +69,14 @@ class Saver:
     def save(self, state: Mapping[str, Any], before: Callable[[], None] = lambda: None) -> None:
         """Copy `state` now and write it in the background, after calling `before` there.
 
-        Waits for an earlier save that is still being written. Raises OSError if that one failed.
+        Waits for an earlier save that is still being written.
+
+        Raises:
+            OSError: the earlier one failed.
+            SnnRlError: `check` forbids it.
         """
         self.wait()
+        self.check()
         began = time.monotonic()
         document, tensors = pack_state(state)
         copied = time.monotonic() - began
@@ -114,7 +127,15 @@ def write_state(path: Path, document: Any, tensors: dict[str, Tensor]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}")
     try:
-        save_file(tensors, temporary, {"state": json.dumps(document), "version": VERSION})
+        save_file(
+            tensors,
+            temporary,
+            {
+                "state": json.dumps(document),
+                "version": VERSION,
+                MACHINE: json.dumps(bits_depend_on()),
+            },
+        )
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -144,7 +165,21 @@ def read_state(path: Path) -> dict[str, Any]:
             f"{path} was saved by another version of snn-rl: finish the run with that one, or "
             "start a new one from its last finished stage"
         )
+    _tell_of_changes(path, json.loads(metadata.get(MACHINE, "{}")))
     return found
+
+
+def _tell_of_changes(path: Path, saved_on: Mapping[str, Any]) -> None:
+    """Say where a resume cannot be exact, since another machine saved the state."""
+    here = bits_depend_on()
+    changed = [name for name in saved_on if saved_on[name] != here.get(name)]
+    if changed:
+        log.warning(
+            "%s was saved on %s: the run goes on, but not bit for bit (other %s)",
+            path,
+            saved_on.get("processor"),
+            ", ".join(changed).replace("_", " "),
+        )
 
 
 def optimizer_state(optimizer: Optimizer) -> dict[str, dict[str, Any]]:

@@ -96,16 +96,17 @@ def train(
             merge(read_yaml(config), options) if config else with_preset(options)
         )
         folder, command = run_folder(run_dir, settings.env), _reproducing(sys.argv[1:])
-    _train(settings, folder, command)
+    _train(settings, folder, command, fresh=not resume)
 
 
-def _train(settings: TrainConfig, folder: Path, command: str) -> None:
+def _train(settings: TrainConfig, folder: Path, command: str, *, fresh: bool) -> None:
     """Train and show progress; signals end it cleanly."""
-    from snn_rl.agents.monitor import file_monitor
+    from snn_rl.agents.monitor import Monitor, file_monitor
     from snn_rl.agents.run import Interrupted, Run
     from snn_rl.console import ConsoleMonitor
     from snn_rl.memory import keep_freed_memory
     from snn_rl.monitor import MonitorGroup, StopFlag
+    from snn_rl.owner import remove_if_empty
     from snn_rl.resume import RESUME, STATE
 
     keep_freed_memory()
@@ -113,7 +114,8 @@ def _train(settings: TrainConfig, folder: Path, command: str) -> None:
     files = file_monitor(folder)
     try:
         with stop.on_signals(), ConsoleMonitor(screen) as bars:
-            run = Run(settings, folder, MonitorGroup([files, bars], stop), command=command)
+            monitor: Monitor = MonitorGroup([files, bars], stop)
+            run = Run(settings, folder, monitor, command=command, fresh=fresh)
             say(f"training {settings.env} into {folder}")
             run.train()
     except Interrupted as interrupted:
@@ -126,6 +128,7 @@ def _train(settings: TrainConfig, folder: Path, command: str) -> None:
         raise
     finally:
         files.close()
+        remove_if_empty(folder)
     say(f"done: snn-rl evaluate --agent {shlex.quote(str(folder))}")
 
 

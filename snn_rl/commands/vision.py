@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -73,6 +73,7 @@ def train(
 
     Under torchrun its processes share every batch.
     """
+    from snn_rl.owner import make_folder
     from snn_rl.settings import merge, parse_overrides, read_yaml, shipped, validate
     from snn_rl.vision.classifier import CONFIG
     from snn_rl.vision.config import VisionConfig
@@ -97,12 +98,14 @@ def train(
     else:
         names = {"dataset": dataset or "cifar10", "model": model or "small"}
         base = shipped(f"vision/{names['dataset']}-{names['model']}") or names
+    if run_dir is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise SnnRlError("under torchrun all processes need the same folder: name it by --run-dir")
     changes = merge(options, parse_overrides(set_ or []))
     settings = validate(VisionConfig, merge(base, changes), "configuration")
-    folder = run_dir or _new_folder(f"{settings.dataset}-{settings.model}")
+    folder = run_dir or make_folder(RUNS / f"{settings.dataset}-{settings.model}")
     if not resume and (folder / CONFIG).exists():
         raise SnnRlError(f"{folder} already holds a run: add --resume or choose another --run-dir")
-    _train(settings, folder)
+    _train(settings, folder, fresh=not resume)
 
 
 @app.command()
@@ -188,12 +191,13 @@ def experiment(
     sys.stdout.write(f"{folder / 'comparison.md'}\n")
 
 
-def _train(settings: VisionConfig, folder: Path) -> None:
+def _train(settings: VisionConfig, folder: Path, *, fresh: bool = False) -> None:
     """Train one run into `folder`; Ctrl-C saves and exits."""
     import torch
 
     from snn_rl.memory import keep_freed_memory
     from snn_rl.monitor import MonitorGroup, StopFlag
+    from snn_rl.owner import remove_if_empty
     from snn_rl.vision.datasets import load_data
     from snn_rl.vision.hardware import open_hardware
     from snn_rl.vision.monitor import LineMonitor, Monitor, file_monitor
@@ -208,10 +212,11 @@ def _train(settings: VisionConfig, folder: Path) -> None:
         watching: list[Monitor] = [files, LineMonitor(say)] if hardware.leads else []
         monitor = MonitorGroup(watching, stop)
         command = shlex.join(["snn-rl", *sys.argv[1:]])
-        run = Run(settings, load_data(settings), folder, hardware, monitor, command=command)
-        if hardware.leads:
-            say(f"training {settings.model} on {settings.dataset} into {folder}")
         try:
+            data = load_data(settings)
+            run = Run(settings, data, folder, hardware, monitor, command=command, fresh=fresh)
+            if hardware.leads:
+                say(f"training {settings.model} on {settings.dataset} into {folder}")
             with stop.on_signals():
                 run.train()
         except Interrupted as interrupted:
@@ -219,6 +224,7 @@ def _train(settings: VisionConfig, folder: Path) -> None:
             raise typer.Exit(INTERRUPTED) from None
         finally:
             files.close()
+            remove_if_empty(folder)
     if hardware.leads:
         say(f"done: snn-rl vision evaluate {shlex.quote(str(folder))}")
 
@@ -259,12 +265,3 @@ def _newest_run() -> Path:
     if not runs:
         raise SnnRlError("there is no run yet: start one with snn-rl vision train")
     return max(runs, key=lambda run: (run / CONFIG).stat().st_mtime)
-
-
-def _new_folder(name: str) -> Path:
-    """A fresh folder for a run, named by what is trained and the time."""
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    folder, count = RUNS / name / stamp, 1
-    while folder.exists():
-        folder, count = RUNS / name / f"{stamp}-{count}", count + 1
-    return folder

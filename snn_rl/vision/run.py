@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import platform
 import shutil
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,8 @@ from snn_rl.conversion import Calibration, NeuronOptions, balance, convert
 from snn_rl.errors import SnnRlError
 from snn_rl.network import Network
 from snn_rl.neuron import Surrogate
+from snn_rl.owner import Owner, own
+from snn_rl.provenance import hardware, written
 from snn_rl.pruning import even_split, temporal_pruning
 from snn_rl.resume import RESUME, Saver
 from snn_rl.sparsity import Masks, apply_masks, magnitude_masks
@@ -61,6 +61,7 @@ class Run:
         hardware: of this process; under torchrun every process makes the same calls.
         monitor: sees progress and may stop the run.
         command: how to reproduce the run, for the stages' cards.
+        fresh: the folder must not hold a run yet.
     """
 
     def __init__(
@@ -72,9 +73,12 @@ class Run:
         monitor: Monitor,
         *,
         command: str = "",
+        fresh: bool = False,
     ) -> None:
         self.config, self.data, self.folder = config, data, folder
         self.hardware, self.monitor, self.command = hardware, monitor, command
+        self.fresh = fresh
+        self.owner: Owner | None = None
         self.options = NeuronOptions(
             threshold=config.neurons.threshold,
             leak=config.neurons.leak,
@@ -87,9 +91,18 @@ class Run:
 
         Raises:
             Interrupted: the monitor asked to stop.
+            SnnRlError: another process trains in the folder, or it holds a run where none may be.
         """
+        with own(self.folder) if self.hardware.leads else nullcontext() as owner:
+            self.owner = owner
+            return self._train_stages()
+
+    def _train_stages(self) -> dict[str, Trained]:
         if self.hardware.leads:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            if self.fresh and (self.folder / CONFIG).exists():
+                raise SnnRlError(
+                    f"{self.folder} already holds a run: add --resume or choose another --run-dir"
+                )
             text = yaml.safe_dump(self.config.model_dump(), sort_keys=False)
             checkpoint.write_text(self.folder / CONFIG, text)
         self.hardware.wait()
@@ -205,18 +218,23 @@ class Run:
             self.config.augment,
             self.hardware,
             self.monitor,
-            Saver(self.folder / RESUME, SECONDS_BETWEEN_SAVES),
+            Saver(self.folder / RESUME, SECONDS_BETWEEN_SAVES, self._check_owner),
         )
         result = trainer.run()
         self.hardware.wait()
         if result.interrupted:
             raise Interrupted(stage.name)
+        self._check_owner()
         if self.hardware.leads:
             card = self._card(stage, result) | dict(facts)
             checkpoint.save(folder, result.network, stage.timesteps, card)
             shutil.rmtree(self.folder / RESUME, ignore_errors=True)
         self.hardware.wait()
         return Trained(self.hardware.place(result.network), stage.timesteps)
+
+    def _check_owner(self) -> None:
+        if self.owner is not None:
+            self.owner.check()
 
     def _convert(self, ann: Network, timesteps: int, *, fold: bool = True) -> Network:
         """Spiking network from the ANN, balanced on training images."""
@@ -251,9 +269,8 @@ class Run:
         return derived_seed(self.config.seed, place)
 
     def _card(self, stage: Stage, result: Result) -> dict[str, Any]:
-        config, device = self.config, self.hardware.device
+        config = self.config
         distils = stage.teacher is not None and stage.config.distill > 0
-        versions = {name: metadata.version(name) for name in ("snn-rl", "torch")}
         return {
             "task": "classification",
             "stage": stage.name,
@@ -270,16 +287,8 @@ class Run:
                 "epochs": result.epochs,
                 "updates": result.updates,
                 "seconds": round(result.seconds, 1),
-                "date": datetime.now(UTC).date().isoformat(),
-                "hardware": _hardware(device, self.hardware.world),
-                "versions": versions,
+                **hardware(self.hardware.device, self.hardware.world),
+                **written(),
             },
             "results": {"validation": round(100 * result.validation, 3)},
         }
-
-
-def _hardware(device: torch.device, processes: int) -> str:
-    name = f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)"
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    return name if processes == 1 else f"{processes} x {name}"
