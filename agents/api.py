@@ -56,4 +56,5 @@ def train(
             return run.train()
     finally:
         files.close()
-        remove_if_empty(folder)
+        if run_dir is None:
+            remove_if_empty(folder)

@@ -88,9 +88,12 @@ def make_folder(parent: Path) -> Path:
 
 
 def remove_if_empty(folder: Path) -> None:
-    """Remove the folder of a run that was refused before it wrote anything."""
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+    """Remove what `make_folder` made below runs/ for a run that was refused at once."""
+    for made in (folder, *folder.parents[:3]):
+        try:
+            made.rmdir()
+        except OSError:  # other runs are in it
+            break
 
 
 def _take_over(folder: Path) -> Owner:

@@ -115,7 +115,7 @@ def test_a_full_disk(folder: Path, largest: int) -> None:
     assert status == 1
     assert lines[-2].startswith("error: ") and "File too large" in lines[-2]
     left = {path.name for path in (folder / "run").iterdir()}
-    assert left <= {"config.yaml", "resume"}
+    assert left <= {"config.yaml", "resume", "owner.json", "owner.lock"}
 
 
 def test_resuming_takes_no_settings(folder: Path) -> None:

@@ -83,7 +83,7 @@ def test_leftovers_go_and_a_half_renamed_stage_comes_back(tmp_path: Path) -> Non
 
 
 def test_folders_made_at_once_differ(tmp_path: Path) -> None:
-    folders = [make_folder(tmp_path / "env") for _ in range(5)]
+    folders = [make_folder(tmp_path / "runs" / "env") for _ in range(5)]
     assert len(set(folders)) == 5
     remove_if_empty(folders[0])
     (folders[1] / "config.yaml").write_text("")

@@ -72,7 +72,8 @@ def test_interruption_saves_what_was_reached(tmp_path: Path) -> None:
         for line in (run / "metrics.jsonl").read_text().splitlines():
             json.loads(line)
         finished = ["ann"] if stage == "T2" else []
-        expected = {"config.yaml", "metrics.jsonl", "tensorboard", "interrupted", "resume"}
+        records = {"config.yaml", "metrics.jsonl", "tensorboard", "owner.json", "owner.lock"}
+        expected = {*records, "interrupted", "resume"}
         assert {path.name for path in run.iterdir()} == expected.union(finished)
         assert not [path for path in run.rglob(".*")]
         for name in finished:

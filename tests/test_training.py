@@ -29,6 +29,8 @@ from snn_rl.errors import ConversionError, SnnRlError
 from snn_rl.network import Network
 from snn_rl.settings import read_yaml
 
+OWNED = ("owner.json", "owner.lock")
+
 
 def identical(one: Network, other: Network) -> bool:
     mine, theirs = weights(one), weights(other)
@@ -65,6 +67,7 @@ def test_stages_are_saved_and_loadable(finished: tuple[Path, dict[str, Agent]]) 
         "config.yaml",
         "metrics.jsonl",
         "tensorboard",
+        *OWNED,
         *agents,
     }
     assert [path.name for path in stages(folder)] == list(agents)
@@ -189,6 +192,7 @@ def test_stopping_saves_what_was_reached(tmp_path: Path) -> None:
         "ann",
         "interrupted",
         "resume",
+        *OWNED,
     }
     assert load_agent(tmp_path / "run" / "ann").card["stage"] == "ann"
     reached = load_agent(tmp_path / "run" / "interrupted" / "T2")

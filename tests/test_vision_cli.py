@@ -67,7 +67,8 @@ def test_train_evaluate_energy_report(call: Call, cifar: Path, tmp_path: Path) -
     )
     (run,) = (tmp_path / "runs" / "vision" / "cifar10-small").iterdir()
     assert {path.name for path in run.iterdir()} == {
-        *("ann", "T2", "T1", "config.yaml", "metrics.jsonl", "tensorboard")
+        *("ann", "T2", "T1", "config.yaml", "metrics.jsonl", "tensorboard"),
+        *("owner.json", "owner.lock"),
     }
     code, out, _ = call("evaluate", "--json")
     rows = json.loads(out)

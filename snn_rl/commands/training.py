@@ -65,6 +65,7 @@ def train(
     """Train an ANN, convert it to spikes, and reduce its timesteps stage by stage."""
     from snn_rl.agents.config import make_config, with_preset
     from snn_rl.agents.results import run_folder, run_to_resume
+    from snn_rl.owner import remove_if_empty
     from snn_rl.settings import merge, parse_overrides, read_yaml
 
     given: dict[str, Any] = {
@@ -96,7 +97,11 @@ def train(
             merge(read_yaml(config), options) if config else with_preset(options)
         )
         folder, command = run_folder(run_dir, settings.env), _reproducing(sys.argv[1:])
-    _train(settings, folder, command, fresh=not resume)
+    try:
+        _train(settings, folder, command, fresh=not resume)
+    finally:
+        if run_dir is None:
+            remove_if_empty(folder)
 
 
 def _train(settings: TrainConfig, folder: Path, command: str, *, fresh: bool) -> None:
@@ -106,7 +111,6 @@ def _train(settings: TrainConfig, folder: Path, command: str, *, fresh: bool) ->
     from snn_rl.console import ConsoleMonitor
     from snn_rl.memory import keep_freed_memory
     from snn_rl.monitor import MonitorGroup, StopFlag
-    from snn_rl.owner import remove_if_empty
     from snn_rl.resume import RESUME, STATE
 
     keep_freed_memory()
@@ -128,7 +132,6 @@ def _train(settings: TrainConfig, folder: Path, command: str, *, fresh: bool) ->
         raise
     finally:
         files.close()
-        remove_if_empty(folder)
     say(f"done: snn-rl evaluate --agent {shlex.quote(str(folder))}")
 
 

@@ -73,7 +73,7 @@ def train(
 
     Under torchrun its processes share every batch.
     """
-    from snn_rl.owner import make_folder
+    from snn_rl.owner import make_folder, remove_if_empty
     from snn_rl.settings import merge, parse_overrides, read_yaml, shipped, validate
     from snn_rl.vision.classifier import CONFIG
     from snn_rl.vision.config import VisionConfig
@@ -105,7 +105,11 @@ def train(
     folder = run_dir or make_folder(RUNS / f"{settings.dataset}-{settings.model}")
     if not resume and (folder / CONFIG).exists():
         raise SnnRlError(f"{folder} already holds a run: add --resume or choose another --run-dir")
-    _train(settings, folder, fresh=not resume)
+    try:
+        _train(settings, folder, fresh=not resume)
+    finally:
+        if run_dir is None:
+            remove_if_empty(folder)
 
 
 @app.command()
@@ -197,7 +201,6 @@ def _train(settings: VisionConfig, folder: Path, *, fresh: bool = False) -> None
 
     from snn_rl.memory import keep_freed_memory
     from snn_rl.monitor import MonitorGroup, StopFlag
-    from snn_rl.owner import remove_if_empty
     from snn_rl.vision.datasets import load_data
     from snn_rl.vision.hardware import open_hardware
     from snn_rl.vision.monitor import LineMonitor, Monitor, file_monitor
@@ -224,7 +227,6 @@ def _train(settings: VisionConfig, folder: Path, *, fresh: bool = False) -> None
             raise typer.Exit(INTERRUPTED) from None
         finally:
             files.close()
-            remove_if_empty(folder)
     if hardware.leads:
         say(f"done: snn-rl vision evaluate {shlex.quote(str(folder))}")
 
