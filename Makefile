@@ -42,10 +42,8 @@ types: $(STAMP)  ## check the types of the whole package
 	rm -rf $(TREE)
 	mkdir -p $(TREE)
 	cp -R snn_rl $(TREE)/snn_rl
-	for folder in envs agents configs; do \
-		mkdir $(TREE)/snn_rl/$$folder; \
-		cp $$folder/*.py $(TREE)/snn_rl/$$folder/; \
-	done
+	cp -R envs agents configs $(TREE)/snn_rl
+	rm -r $(TREE)/snn_rl/agents/zoo
 	cd $(TREE) && $(CURDIR)/$(BIN)/mypy -p snn_rl \
 		--config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache \
 		| sed -E 's#^snn_rl/(envs|agents|configs)/#\1/#'

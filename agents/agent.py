@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from snn_rl import checkpoint
 from snn_rl.agents.policy import Policy
+from snn_rl.core.network import State
 from snn_rl.envs.observation import ObservationPipeline, pipeline_from_dict
 from snn_rl.errors import CheckpointError
-from snn_rl.network import State
+from snn_rl.runs import checkpoint
 
 ZOO = "zoo:"
 
@@ -158,7 +158,7 @@ class Agent:
         return Agent(policy, self.pipeline, self.card)
 
     def save(self, folder: str | Path) -> None:
-        """Write the agent to `folder`, its weights snapped to their grid (see snn_rl.grid)."""
+        """Write the agent to `folder`, its weights snapped to their grid (see snn_rl.core.grid)."""
         card = {
             **self.card,
             "carry_membrane": self.policy.carry_membrane,

@@ -12,8 +12,8 @@ from snn_rl.agents.monitor import file_monitor
 from snn_rl.agents.qnetwork import QNetworkFactory
 from snn_rl.agents.results import run_folder, run_to_resume
 from snn_rl.agents.run import Run
-from snn_rl.monitor import MonitorGroup, StopFlag
-from snn_rl.owner import remove_if_empty
+from snn_rl.runs.monitor import MonitorGroup, StopFlag
+from snn_rl.runs.owner import remove_if_empty
 
 
 def train(
@@ -31,7 +31,7 @@ def train(
         run_dir: where everything is written; by default runs/<env>/<time>.
         resume: go on with a run that is in `run_dir` already; its own configuration counts.
         q_network: builds your own torch Q-network from (input shape, number of actions); it must
-            be feed-forward with ReLU activations (see snn_rl.tracing.trace).
+            be feed-forward with ReLU activations (see snn_rl.conversion.tracing.trace).
 
     Raises:
         SnnRlError, UnsupportedEnvironment: bad configuration, environment or network, or a folder

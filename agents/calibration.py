@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from snn_rl.agents.judge import Task
+from snn_rl.agents.dqn.replay import SegmentReplay
+from snn_rl.agents.dqn.rollout import Exploration, Rollout
+from snn_rl.agents.dqn.validation import Task
 from snn_rl.agents.policy import Policy
-from snn_rl.agents.replay import SegmentReplay
-from snn_rl.agents.rollout import Exploration, Rollout
-from snn_rl.conversion import Calibration
+from snn_rl.conversion.convert import Calibration
 
 ENVS, FRAMES = 16, 64
 ODDS = Exploration(epsilon=0.05, teacher=0.5)

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from snn_rl.conversion.temporal_pruning import schedule
 from snn_rl.envs.games import UnsupportedEnvironment, atari_game
 from snn_rl.errors import ConfigError, SnnRlError
-from snn_rl.pruning import schedule
-from snn_rl.settings import Section, merge, shipped, validate
+from snn_rl.support.settings import Section, merge, shipped, validate
 
 
 class NeuronConfig(Section):

@@ -8,11 +8,11 @@ import torch
 
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.calibration import play
+from snn_rl.agents.dqn.rollout import Exploration
+from snn_rl.agents.dqn.validation import Task
 from snn_rl.agents.evaluation import Conditions, evaluate, evaluation_seeds
-from snn_rl.agents.judge import Task
-from snn_rl.agents.rollout import Exploration
-from snn_rl.energy import EnergyReport, energy_report
-from snn_rl.fanout import activation_densities
+from snn_rl.energy.counts import activation_densities
+from snn_rl.energy.report import EnergyReport, energy_report
 
 GAMES, FRAMES = 8, 256
 """Play on which an ANN's activations are counted."""

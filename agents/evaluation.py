@@ -15,7 +15,7 @@ from torch import Tensor
 
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.policy import Policy
-from snn_rl.energy import energy_report
+from snn_rl.energy.report import energy_report
 from snn_rl.envs import make_vector
 from snn_rl.envs.observation import ObservationPipeline
 

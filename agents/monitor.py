@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from snn_rl import monitor
 from snn_rl.agents.evaluation import Evaluation
-from snn_rl.monitor import FileMonitor, Records
+from snn_rl.runs import monitor
+from snn_rl.runs.monitor import FileMonitor, Records
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from snn_rl.core.network import Network, SpikeHook, State
 from snn_rl.errors import SnnRlError
-from snn_rl.network import Network, SpikeHook, State
 
 
 @dataclass

@@ -9,9 +9,9 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from snn_rl.conversion.tracing import trace
+from snn_rl.core.network import Network
 from snn_rl.errors import SnnRlError
-from snn_rl.network import Network
-from snn_rl.tracing import trace
 
 QNetworkFactory = Callable[[tuple[int, ...], int], nn.Module]
 """(input shape, number of actions) -> torch module of Q-values; pixels come as floats 0...255, less

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from snn_rl import checkpoint
 from snn_rl.agents.agent import find_agent, zoo
 from snn_rl.agents.config import TrainConfig, make_config
 from snn_rl.agents.run import CONFIG, HEADER
 from snn_rl.errors import CheckpointError, SnnRlError
-from snn_rl.owner import make_folder
-from snn_rl.settings import read_yaml
+from snn_rl.runs import checkpoint
+from snn_rl.runs.owner import make_folder
+from snn_rl.support.settings import read_yaml
 
 RECORDED = (
     "trials",

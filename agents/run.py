@@ -22,24 +22,24 @@ import yaml
 from snn_rl.agents.agent import Agent, load_agent
 from snn_rl.agents.calibration import play_for_calibration
 from snn_rl.agents.config import LearnerConfig, TrainConfig, teacher_stack
+from snn_rl.agents.dqn.stage import Result, StageTrainer
+from snn_rl.agents.dqn.validation import Task
 from snn_rl.agents.evaluation import Conditions, evaluate, validation_seeds
-from snn_rl.agents.given import choose_device, load_start, load_teacher
-from snn_rl.agents.judge import Task
 from snn_rl.agents.monitor import Monitor
 from snn_rl.agents.policy import Policy, full_state
 from snn_rl.agents.qnetwork import QNetworkFactory, build_network
-from snn_rl.agents.training import Result, StageTrainer
-from snn_rl.checkpoint import CARD, write_text
-from snn_rl.conversion import NeuronOptions, convert
+from snn_rl.agents.sources import choose_device, load_start, load_teacher
+from snn_rl.conversion.convert import NeuronOptions, convert
+from snn_rl.conversion.temporal_pruning import rescale_leaks, temporal_pruning
+from snn_rl.core.network import Network
+from snn_rl.core.neuron import Surrogate
 from snn_rl.envs import check_spaces
 from snn_rl.envs.observation import measure_background, pipeline_for
 from snn_rl.errors import SnnRlError
-from snn_rl.network import Network
-from snn_rl.neuron import Surrogate
-from snn_rl.owner import Owner, own
-from snn_rl.provenance import hardware, written
-from snn_rl.pruning import rescale_leaks, temporal_pruning
-from snn_rl.resume import RESUME, Saver
+from snn_rl.runs.checkpoint import CARD, write_text
+from snn_rl.runs.owner import Owner, own
+from snn_rl.runs.provenance import hardware, written
+from snn_rl.runs.resume import RESUME, Saver
 
 log = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ import snn_rl
 from snn_rl.agents.agent import Agent, load_agent
 from snn_rl.agents.config import TrainConfig, make_config, with_preset
 from snn_rl.agents.run import CONFIG, Interrupted
-from snn_rl.checkpoint import CARD, write_text
 from snn_rl.commands.output import FAILURE, INTERRUPTED
 from snn_rl.errors import SnnRlError
-from snn_rl.settings import parse_overrides, read_yaml
+from snn_rl.runs.checkpoint import CARD, write_text
+from snn_rl.support.settings import parse_overrides, read_yaml
 
 Row = dict[str, Any]
 

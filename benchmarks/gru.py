@@ -20,19 +20,19 @@ from torch.nn import functional
 
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.config import TrainConfig
+from snn_rl.agents.dqn.stage import Result, StageTrainer
 from snn_rl.agents.evaluation import Evaluation
 from snn_rl.agents.monitor import Progress, file_monitor
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.qnetwork import mlp, nature_cnn
 from snn_rl.agents.run import CONFIG, Interrupted, Run, stage_seed
-from snn_rl.agents.training import Result, StageTrainer
-from snn_rl.checkpoint import write_text
-from snn_rl.graph import Node
-from snn_rl.monitor import FileMonitor, MonitorGroup, StopFlag
-from snn_rl.network import Network, SpikeHook, State
-from snn_rl.owner import own
-from snn_rl.resume import RESUME, Saver
-from snn_rl.stacking import scale_pixels
+from snn_rl.core.graph import Node
+from snn_rl.core.network import Network, SpikeHook, State
+from snn_rl.core.stacking import scale_pixels
+from snn_rl.runs.checkpoint import write_text
+from snn_rl.runs.monitor import FileMonitor, MonitorGroup, StopFlag
+from snn_rl.runs.owner import own
+from snn_rl.runs.resume import RESUME, Saver
 
 STAGE = "gru"
 
@@ -40,9 +40,9 @@ STAGE = "gru"
 class GRU(nn.Module):
     """Recurrent Q-network on one frame at a time.
 
-    It offers what training and evaluation ask of `snn_rl.network.Network`; its state is the hidden
-    vector. `spiking` names the layer that remembers, which is what the learner runs in sequence;
-    without `nodes` there is no weight grid to snap to.
+    It offers what training and evaluation ask of `snn_rl.core.network.Network`; its state is the
+    hidden vector. `spiking` names the layer that remembers, which is what the learner runs in
+    sequence; without `nodes` there is no weight grid to snap to.
     """
 
     def __init__(

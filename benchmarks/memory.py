@@ -40,11 +40,11 @@ from gru import train_gru
 from snn_rl.agents.agent import Agent, load_agent
 from snn_rl.agents.config import TrainConfig, make_config
 from snn_rl.agents.evaluation import Conditions, evaluate, evaluation_seeds
-from snn_rl.checkpoint import write_text
 from snn_rl.errors import SnnRlError
-from snn_rl.markdown import table
-from snn_rl.memory import keep_freed_memory
-from snn_rl.settings import merge
+from snn_rl.runs.checkpoint import write_text
+from snn_rl.support.allocator import keep_freed_memory
+from snn_rl.support.markdown import table
+from snn_rl.support.settings import merge
 
 ROWS, TABLE = "memory.json", "memory.md"
 CONDITIONS = ("plain", "sticky 0.25", "flicker 0.5")

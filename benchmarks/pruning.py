@@ -48,11 +48,11 @@ from snn_rl.agents.evaluation import evaluate_agent
 from snn_rl.agents.monitor import file_monitor
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.run import Run
-from snn_rl.checkpoint import write_text
-from snn_rl.markdown import table
-from snn_rl.memory import keep_freed_memory
-from snn_rl.pruning import VANISHING_RATE, rescale_leaks
-from snn_rl.settings import merge
+from snn_rl.conversion.temporal_pruning import VANISHING_RATE, rescale_leaks
+from snn_rl.runs.checkpoint import write_text
+from snn_rl.support.allocator import keep_freed_memory
+from snn_rl.support.markdown import table
+from snn_rl.support.settings import merge
 
 ROWS, TABLE = "pruning.json", "pruning.md"
 KEY = ("variant",)

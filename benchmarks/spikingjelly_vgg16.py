@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from snn_rl.conversion import Calibration, convert
-from snn_rl.network import Network
-from snn_rl.stacking import PIXEL_UNIT
-from snn_rl.tracing import trace
+from snn_rl.conversion.convert import Calibration, convert
+from snn_rl.conversion.tracing import trace
+from snn_rl.core.network import Network
+from snn_rl.core.stacking import PIXEL_UNIT
 from snn_rl.vision.evaluation import classify
 from snn_rl.vision.hardware import Hardware
 from snn_rl.vision.models import build_model

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from snn_rl.agents.agent import Agent, load_agent, zoo
     from snn_rl.agents.api import train
-    from snn_rl.conversion import Calibration, NeuronOptions, convert
+    from snn_rl.conversion.convert import Calibration, NeuronOptions, convert
+    from snn_rl.conversion.temporal_pruning import temporal_pruning
+    from snn_rl.conversion.tracing import trace
+    from snn_rl.core.network import Network
+    from snn_rl.core.neuron import LIF, Surrogate, lif_step
+    from snn_rl.core.scan import lif_scan
     from snn_rl.errors import SnnRlError
-    from snn_rl.network import Network
-    from snn_rl.neuron import LIF, Surrogate, lif_step
-    from snn_rl.pruning import temporal_pruning
-    from snn_rl.scan import lif_scan
-    from snn_rl.tracing import trace
 
 __version__ = "0.1.0"
 
@@ -50,17 +50,17 @@ _HOME = {
     "load_agent": "snn_rl.agents.agent",
     "zoo": "snn_rl.agents.agent",
     "train": "snn_rl.agents.api",
-    "Calibration": "snn_rl.conversion",
-    "NeuronOptions": "snn_rl.conversion",
-    "convert": "snn_rl.conversion",
+    "Calibration": "snn_rl.conversion.convert",
+    "NeuronOptions": "snn_rl.conversion.convert",
+    "convert": "snn_rl.conversion.convert",
     "SnnRlError": "snn_rl.errors",
-    "Network": "snn_rl.network",
-    "LIF": "snn_rl.neuron",
-    "Surrogate": "snn_rl.neuron",
-    "lif_step": "snn_rl.neuron",
-    "temporal_pruning": "snn_rl.pruning",
-    "lif_scan": "snn_rl.scan",
-    "trace": "snn_rl.tracing",
+    "Network": "snn_rl.core.network",
+    "LIF": "snn_rl.core.neuron",
+    "Surrogate": "snn_rl.core.neuron",
+    "lif_step": "snn_rl.core.neuron",
+    "temporal_pruning": "snn_rl.conversion.temporal_pruning",
+    "lif_scan": "snn_rl.core.scan",
+    "trace": "snn_rl.conversion.tracing",
 }
 
 

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.qnetwork import mlp
-from snn_rl.conversion import Calibration, NeuronOptions, convert
+from snn_rl.conversion.convert import Calibration, NeuronOptions, convert
+from snn_rl.conversion.tracing import trace
+from snn_rl.core.grid import snap
 from snn_rl.envs.observation import ObservationPipeline
-from snn_rl.grid import snap
-from snn_rl.tracing import trace
 
 ENV = "PositionOnlyCartPole-v1"
 SCALE = (2.0, 16.0)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from snn_rl.network import Network
+from snn_rl.core.network import Network
 
 
 class Made(nn.Module):

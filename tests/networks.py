@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from snn_rl.graph import Node
-from snn_rl.grid import snap
-from snn_rl.network import Network
+from snn_rl.core.graph import Node
+from snn_rl.core.grid import snap
+from snn_rl.core.network import Network
 
 LAYER = {"threshold": "layer", "leak": "neuron"}
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from snn_rl.checkpoint import save
-from snn_rl.graph import Node
-from snn_rl.network import Network
+from snn_rl.core.graph import Node
+from snn_rl.core.network import Network
+from snn_rl.runs.checkpoint import save
 
 
 def example(seed: int = 0, hidden: int = 4) -> Network:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from snn_rl.agents.config import LearnerConfig
-from snn_rl.agents.learner import Learner
+from snn_rl.agents.dqn.learner import Learner
+from snn_rl.agents.dqn.replay import Segment
 from snn_rl.agents.qnetwork import mlp
-from snn_rl.agents.replay import Segment
-from snn_rl.conversion import Calibration, NeuronOptions, convert
-from snn_rl.network import Network
-from snn_rl.tracing import trace
+from snn_rl.conversion.convert import Calibration, NeuronOptions, convert
+from snn_rl.conversion.tracing import trace
+from snn_rl.core.network import Network
 
 FEATURES, ACTIONS, BATCH = 4, 3, 5
 

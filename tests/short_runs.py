@@ -12,8 +12,8 @@ from torch import Tensor
 from snn_rl.agents.config import TrainConfig, make_config
 from snn_rl.agents.evaluation import Evaluation
 from snn_rl.agents.monitor import Progress
-from snn_rl.network import Network
-from snn_rl.settings import merge
+from snn_rl.core.network import Network
+from snn_rl.support.settings import merge
 
 Q_LEARNING: dict[str, Any] = {
     "steps": 1024,

@@ -15,11 +15,11 @@ from made_agents import ENV, OPTIONS, SCALE, card, make_agent, observations, val
 from snn_rl.agents.agent import Agent, load_agent
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.qnetwork import build_network, mlp
-from snn_rl.conversion import Calibration, convert
+from snn_rl.conversion.convert import Calibration, convert
+from snn_rl.conversion.tracing import trace
+from snn_rl.core.grid import snap
 from snn_rl.envs.observation import ObservationPipeline
 from snn_rl.errors import CheckpointError
-from snn_rl.grid import snap
-from snn_rl.tracing import trace
 
 
 def pixel_agent() -> Agent:

@@ -11,15 +11,15 @@ import pytest
 import torch
 from short_runs import Watcher, short, weights
 
-from snn_rl.agents.ahead import Ahead
+from snn_rl.agents.dqn.overlap import Ahead
+from snn_rl.agents.dqn.replay import SegmentReplay
+from snn_rl.agents.dqn.rollout import Exploration, Rollout
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.qnetwork import mlp
-from snn_rl.agents.replay import SegmentReplay
-from snn_rl.agents.rollout import Exploration, Rollout
 from snn_rl.agents.run import Run
+from snn_rl.conversion.tracing import trace
 from snn_rl.envs import make_vector
 from snn_rl.envs.observation import ObservationPipeline
-from snn_rl.tracing import trace
 
 ENVS, FRAMES = 3, 6
 PIPELINE = ObservationPipeline("vector", (4,))

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from snn_rl import checkpoint
+from snn_rl.conversion.tracing import trace
+from snn_rl.core.network import Network
 from snn_rl.envs import check_spaces
 from snn_rl.envs.observation import measure_background, pipeline_for
 from snn_rl.errors import SnnRlError
-from snn_rl.network import Network
-from snn_rl.tracing import trace
+from snn_rl.runs import checkpoint
 
 
 def module() -> nn.Module:

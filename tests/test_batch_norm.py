@@ -7,10 +7,10 @@ import torch
 from modules import IMAGE, Residual, output, seeded
 from torch import Tensor
 
-from snn_rl.batch_norm import fold_batch_norm, insert_batch_norm
-from snn_rl.conversion import Calibration, convert
-from snn_rl.network import Network
-from snn_rl.tracing import trace
+from snn_rl.conversion.batch_norm import fold_batch_norm, insert_batch_norm
+from snn_rl.conversion.convert import Calibration, convert
+from snn_rl.conversion.tracing import trace
+from snn_rl.core.network import Network
 
 
 def spiking_network(timesteps: int) -> tuple[Network, Tensor]:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from snn_rl.agents.benchmark_train import RIVAL, training_throughput
+from snn_rl.agents.bench.interleaved import Pacer, Record, Turn, take_turns
+from snn_rl.agents.bench.throughput import RIVAL, training_throughput
 from snn_rl.agents.config import make_config
-from snn_rl.agents.turns import Pacer, Record, Turn, take_turns
 from snn_rl.errors import SnnRlError
 
 LEARNER = {"num_envs": 4, "rollout": 8, "replay": 4096, "batch": 8, "updates": 2, "n_step": 3}

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from saved_agents import example, saved
 
-from snn_rl import checkpoint
-from snn_rl.checkpoint import CARD, WEIGHTS, load, read_card, save
-from snn_rl.graph import Node
-from snn_rl.network import Network
-from snn_rl.neuron import Surrogate
+from snn_rl.core.graph import Node
+from snn_rl.core.network import Network
+from snn_rl.core.neuron import Surrogate
+from snn_rl.runs import checkpoint
+from snn_rl.runs.checkpoint import CARD, WEIGHTS, load, read_card, save
 
 
 @st.composite
@@ -156,7 +156,7 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from saved_agents import example
-from snn_rl import checkpoint
+from snn_rl.runs import checkpoint
 
 def die(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGKILL)

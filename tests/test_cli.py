@@ -19,7 +19,7 @@ import snn_rl
 from snn_rl import cli
 from snn_rl.agents.agent import load_agent, zoo
 from snn_rl.agents.results import stages
-from snn_rl.checkpoint import CARD
+from snn_rl.runs.checkpoint import CARD
 
 KEYS = {
     *("agent", "env", "stage", "timesteps", "carry_membrane", "trials", "distinct_trials"),

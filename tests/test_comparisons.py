@@ -15,7 +15,7 @@ import torch
 
 from snn_rl.agents.agent import load_agent
 from snn_rl.errors import SnnRlError
-from snn_rl.monitor import StopFlag
+from snn_rl.runs.monitor import StopFlag
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 STAGE = "steps: 64, num_envs: 4, rollout: 8, updates: 2"

@@ -19,7 +19,7 @@ from snn_rl.agents.config import (
     with_preset,
 )
 from snn_rl.errors import ConfigError
-from snn_rl.settings import merge, parse_overrides, read_yaml
+from snn_rl.support.settings import merge, parse_overrides, read_yaml
 
 PRESETS = sorted(
     file.name.removesuffix(".yaml")

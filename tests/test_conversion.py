@@ -10,12 +10,12 @@ import torch
 from modules import FEATURES, IMAGE, Made, Residual, conv, output, seeded
 from torch import Tensor, nn
 
-from snn_rl.batch_norm import fold_batch_norm
-from snn_rl.conversion import Calibration, NeuronOptions, balance, convert
+from snn_rl.conversion.batch_norm import fold_batch_norm
+from snn_rl.conversion.convert import Calibration, NeuronOptions, balance, convert
+from snn_rl.conversion.tracing import trace
+from snn_rl.core.graph import Node
+from snn_rl.core.network import Network
 from snn_rl.errors import ConversionError
-from snn_rl.graph import Node
-from snn_rl.network import Network
-from snn_rl.tracing import trace
 
 
 def test_batch_norm_with_other_readers_is_refused() -> None:

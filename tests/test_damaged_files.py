@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from saved_agents import example, saved
 
-from snn_rl import checkpoint
-from snn_rl.checkpoint import CARD, DIGEST, WEIGHTS, load, save
 from snn_rl.errors import CheckpointError
+from snn_rl.runs import checkpoint
+from snn_rl.runs.checkpoint import CARD, DIGEST, WEIGHTS, load, save
 
 
 def refused(folder: Path) -> str:

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from snn_rl.agents.qnetwork import mlp, nature_cnn
-from snn_rl.conversion import Calibration, convert
-from snn_rl.energy import Costs, EnergyReport, access_ratio, energy_report
+from snn_rl.conversion.convert import Calibration, convert
+from snn_rl.conversion.tracing import trace
+from snn_rl.core.graph import Node
+from snn_rl.core.network import Network
+from snn_rl.energy.report import Costs, EnergyReport, access_ratio, energy_report
 from snn_rl.errors import SnnRlError
-from snn_rl.graph import Node
-from snn_rl.network import Network
-from snn_rl.tracing import trace
 
 PONG_MACS = [819_200, 2_654_208, 1_806_336, 1_605_632, 3_072]
 

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from snn_rl.conversion import Calibration, convert
+from snn_rl.conversion.convert import Calibration, convert
+from snn_rl.conversion.tracing import trace
+from snn_rl.core.grid import EXACT, INT16, exponent, snap
+from snn_rl.core.network import Network
+from snn_rl.core.stacking import PIXEL_UNIT
 from snn_rl.errors import SnnRlError
-from snn_rl.grid import EXACT, INT16, exponent, snap
-from snn_rl.network import Network
-from snn_rl.stacking import PIXEL_UNIT
-from snn_rl.tracing import trace
 
 few = settings(max_examples=60, deadline=None, derandomize=True)
 

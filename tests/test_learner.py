@@ -20,11 +20,11 @@ from segments import (
 )
 from torch import Tensor, nn
 
-from snn_rl.agents.losses import mean_rate
-from snn_rl.agents.replay import Segment
-from snn_rl.network import Network
-from snn_rl.neuron import THRESHOLD_FLOOR
-from snn_rl.tracing import trace
+from snn_rl.agents.dqn.losses import mean_rate
+from snn_rl.agents.dqn.replay import Segment
+from snn_rl.conversion.tracing import trace
+from snn_rl.core.network import Network
+from snn_rl.core.neuron import THRESHOLD_FLOOR
 
 
 def changed_dummies(segment: Segment, what: str) -> Segment:

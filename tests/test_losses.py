@@ -15,8 +15,8 @@ from segments import (
     spiking_network,
 )
 
-from snn_rl.agents.losses import distillation, mean_rate, n_step_returns
-from snn_rl.agents.replay import Segment
+from snn_rl.agents.dqn.losses import distillation, mean_rate, n_step_returns
+from snn_rl.agents.dqn.replay import Segment
 
 
 @settings(max_examples=150, deadline=None)

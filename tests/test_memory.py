@@ -10,7 +10,7 @@ import pytest
 SCRIPT = """
 import platform, resource
 import torch
-from snn_rl.memory import keep_freed_memory
+from snn_rl.support.allocator import keep_freed_memory
 assert keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -10,9 +10,9 @@ from networks import LAYER, cnn, mlp, play
 from numpy.testing import assert_allclose
 from torch import Tensor
 
+from snn_rl.core.graph import Node, node_from_dict
+from snn_rl.core.network import Network
 from snn_rl.errors import SnnRlError
-from snn_rl.graph import Node, node_from_dict
-from snn_rl.network import Network
 
 
 @pytest.mark.parametrize(

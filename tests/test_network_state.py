@@ -13,8 +13,8 @@ from networks import cnn, mlp, play
 from numpy.testing import assert_allclose
 from torch import Tensor
 
-from snn_rl.network import Network, State
-from snn_rl.stacking import PIXEL_UNIT
+from snn_rl.core.network import Network, State
+from snn_rl.core.stacking import PIXEL_UNIT
 
 few = settings(max_examples=25, deadline=None, derandomize=True)
 

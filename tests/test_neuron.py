@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from torch import Tensor
 
-from snn_rl.neuron import LIF, THRESHOLD_FLOOR, Surrogate, lif_step, parameter_shape
-from snn_rl.scan import lif_scan
+from snn_rl.core.neuron import LIF, THRESHOLD_FLOOR, Surrogate, lif_step, parameter_shape
+from snn_rl.core.scan import lif_scan
 
 TIE = 1e-3
 """Random data whose membranes come this close to the threshold are drawn again."""

@@ -17,8 +17,8 @@ from short_runs import short
 from snn_rl.agents.monitor import Monitor
 from snn_rl.agents.run import Run
 from snn_rl.errors import SnnRlError
-from snn_rl.monitor import MonitorGroup, StopFlag
-from snn_rl.owner import OWNER, make_folder, own, remove_if_empty
+from snn_rl.runs.monitor import MonitorGroup, StopFlag
+from snn_rl.runs.owner import OWNER, make_folder, own, remove_if_empty
 
 TRAIN = [
     *[sys.executable, "-m", "snn_rl.cli", "train", "--env", "CartPole-v1", "--timesteps", "1"],

@@ -27,11 +27,11 @@ from untrained import untrained_agent, untrained_ann
 
 from snn_rl import cli
 from snn_rl.agents.agent import Agent, load_agent
-from snn_rl.agents.canvas import BACKGROUND, REST, Box, Canvas
-from snn_rl.agents.drawing import SIZE, draw
 from snn_rl.agents.evaluation import STANDARD, Conditions, evaluate, evaluation_seeds
-from snn_rl.agents.play import LayerActivity, Moment, Player, Show
-from snn_rl.agents.screens import open_screen
+from snn_rl.agents.show.canvas import BACKGROUND, REST, Box, Canvas
+from snn_rl.agents.show.drawing import SIZE, draw
+from snn_rl.agents.show.game import LayerActivity, Moment, Player, Show
+from snn_rl.agents.show.outputs import open_screen
 from snn_rl.envs import UnsupportedEnvironment
 from snn_rl.errors import SnnRlError
 

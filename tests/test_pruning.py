@@ -11,10 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from snn_rl.conversion import Calibration, NeuronOptions, convert
-from snn_rl.errors import SnnRlError
-from snn_rl.network import Network
-from snn_rl.pruning import (
+from snn_rl.conversion.convert import Calibration, NeuronOptions, convert
+from snn_rl.conversion.temporal_pruning import (
     VANISHING_RATE,
     even_split,
     rescale_leaks,
@@ -22,7 +20,9 @@ from snn_rl.pruning import (
     temporal_pruning,
     warn_if_vanishing,
 )
-from snn_rl.tracing import trace
+from snn_rl.conversion.tracing import trace
+from snn_rl.core.network import Network
+from snn_rl.errors import SnnRlError
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from snn_rl.monitor import METRICS, TENSORBOARD, Records
+from snn_rl.runs.monitor import METRICS, TENSORBOARD, Records
 
 
 def write(folder: Path, clock: str, stage: str, times: range) -> None:

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snn_rl.agents.replay import Segment, SegmentReplay, Step
+from snn_rl.agents.dqn.replay import Segment, SegmentReplay, Step
 
 ENVS = 3
 

@@ -8,9 +8,14 @@ from typing import Any
 
 import pytest
 
-from snn_rl.agents.figures import draw_learning, draw_rewards, draw_spike_rates, format_reward
-from snn_rl.agents.report import write_report
-from snn_rl.agents.run_record import Point, StageScore, read_run
+from snn_rl.agents.report.figures import (
+    draw_learning,
+    draw_rewards,
+    draw_spike_rates,
+    format_reward,
+)
+from snn_rl.agents.report.page import write_report
+from snn_rl.agents.report.records import Point, StageScore, read_run
 from snn_rl.errors import SnnRlError
 
 ENV = "ALE/Pong-v5"

@@ -16,17 +16,17 @@ import pytest
 import torch
 from torch import nn
 
-from snn_rl import resume
 from snn_rl.agents.agent import Agent, load_agent
 from snn_rl.agents.config import TrainConfig, make_config
+from snn_rl.agents.dqn.replay import SegmentReplay
 from snn_rl.agents.evaluation import Evaluation
 from snn_rl.agents.monitor import Progress
-from snn_rl.agents.replay import SegmentReplay
 from snn_rl.agents.results import unfinished
 from snn_rl.agents.run import Interrupted, Run
 from snn_rl.errors import CheckpointError, SnnRlError
-from snn_rl.resume import RESUME, STATE, Saver, read_state, write_state
-from snn_rl.settings import merge
+from snn_rl.runs import resume
+from snn_rl.runs.resume import RESUME, STATE, Saver, read_state, write_state
+from snn_rl.support.settings import merge
 
 CARTPOLE = {
     "env": "PositionOnlyCartPole-v1",

@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 from torch import nn
 
 from snn_rl.agents.config import LearnerConfig
+from snn_rl.agents.dqn.replay import Segment, SegmentReplay
+from snn_rl.agents.dqn.rollout import Exploration, Rollout, exploration
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.qnetwork import mlp
-from snn_rl.agents.replay import Segment, SegmentReplay
-from snn_rl.agents.rollout import Exploration, Rollout, exploration
-from snn_rl.conversion import Calibration, NeuronOptions, convert
+from snn_rl.conversion.convert import Calibration, NeuronOptions, convert
+from snn_rl.conversion.tracing import trace
+from snn_rl.core.grid import snap
+from snn_rl.core.network import Network
 from snn_rl.envs import check_spaces, episode_seed, make_vector
 from snn_rl.envs.observation import ObservationPipeline, pipeline_for
 from snn_rl.errors import SnnRlError
-from snn_rl.grid import snap
-from snn_rl.network import Network
-from snn_rl.tracing import trace
 
 POSITION = "PositionOnlyCartPole-v1"
 GREEDY = Exploration(0.0)

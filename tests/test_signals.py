@@ -16,7 +16,7 @@ import pytest
 from commands import COMMAND, SMALL, run_of
 
 from snn_rl.agents.agent import load_agent
-from snn_rl.monitor import StopFlag
+from snn_rl.runs.monitor import StopFlag
 
 ENDLESS = 10**9
 

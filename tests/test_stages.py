@@ -12,16 +12,16 @@ from torch import nn
 
 import snn_rl
 from snn_rl.agents.config import TrainConfig
+from snn_rl.agents.dqn.stage import Result, StageTrainer
+from snn_rl.agents.dqn.validation import Judge, Task
 from snn_rl.agents.evaluation import evaluate, validation_seeds
-from snn_rl.agents.judge import Judge, Task
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.qnetwork import mlp
-from snn_rl.agents.training import Result, StageTrainer
+from snn_rl.conversion.tracing import trace
+from snn_rl.core.grid import snap
 from snn_rl.envs import check_spaces
 from snn_rl.envs.observation import ObservationPipeline, pipeline_for
 from snn_rl.errors import SnnRlError
-from snn_rl.grid import snap
-from snn_rl.tracing import trace
 
 
 def train_ann(

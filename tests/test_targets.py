@@ -19,9 +19,9 @@ from segments import (
 from torch import Tensor, nn
 from torch.nn import functional
 
-from snn_rl.agents.learner import Learner
-from snn_rl.agents.replay import Segment
-from snn_rl.network import Network
+from snn_rl.agents.dqn.learner import Learner
+from snn_rl.agents.dqn.replay import Segment
+from snn_rl.core.network import Network
 
 
 def td_by_hand(learner: Learner, segment: Segment) -> float:

@@ -10,9 +10,9 @@ from modules import FEATURES, IMAGE, Made, Residual, conv, output, seeded
 from torch import Tensor, nn
 from torch.nn import functional
 
-from snn_rl.conversion import Calibration, NeuronOptions, convert
+from snn_rl.conversion.convert import Calibration, NeuronOptions, convert
+from snn_rl.conversion.tracing import trace
 from snn_rl.errors import ConversionError
-from snn_rl.tracing import trace
 
 SUPPORTED: dict[str, tuple[tuple[int, ...], Callable[[], nn.Module]]] = {
     "sequential": (

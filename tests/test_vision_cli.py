@@ -14,9 +14,9 @@ import pytest
 from test_vision_data import binary_cifar10, tree
 
 from snn_rl import cli
-from snn_rl.checkpoint import load
-from snn_rl.resume import RESUME, STATE
-from snn_rl.settings import shipped, validate
+from snn_rl.runs.checkpoint import load
+from snn_rl.runs.resume import RESUME, STATE
+from snn_rl.support.settings import shipped, validate
 from snn_rl.vision.classifier import load_classifier
 from snn_rl.vision.config import VisionConfig
 from snn_rl.vision.experiments import (

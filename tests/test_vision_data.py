@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snn_rl.errors import SnnRlError
-from snn_rl.settings import validate
+from snn_rl.support.settings import validate
 from snn_rl.vision.augment import augment
 from snn_rl.vision.cifar import load_cifar
 from snn_rl.vision.config import VisionConfig

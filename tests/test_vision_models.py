@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from snn_rl import conversion
-from snn_rl.conversion import Calibration, convert
-from snn_rl.energy import EnergyReport, energy_report
+from snn_rl.conversion.convert import Calibration, convert
+from snn_rl.conversion.convert import convert as conversion
+from snn_rl.conversion.tracing import trace
+from snn_rl.core.network import Network
+from snn_rl.energy.report import EnergyReport, energy_report
 from snn_rl.errors import SnnRlError
-from snn_rl.network import Network
-from snn_rl.tracing import trace
 from snn_rl.vision.config import Model
 from snn_rl.vision.models import Options, Shape, build_model
 

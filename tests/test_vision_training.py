@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from snn_rl.conversion import Calibration, convert
+from snn_rl.conversion.convert import Calibration, convert
+from snn_rl.conversion.tracing import trace
+from snn_rl.conversion.weight_pruning import apply_masks, density, magnitude_masks
+from snn_rl.core.network import Network
 from snn_rl.errors import CheckpointError, ConfigError
-from snn_rl.network import Network
-from snn_rl.resume import RESUME, STATE
-from snn_rl.settings import validate
-from snn_rl.sparsity import apply_masks, density, magnitude_masks
-from snn_rl.tracing import trace
+from snn_rl.runs.resume import RESUME, STATE
+from snn_rl.support.settings import validate
 from snn_rl.vision.classifier import load_classifier
 from snn_rl.vision.config import StageConfig, VisionConfig
 from snn_rl.vision.data import Arrays, Data

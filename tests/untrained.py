@@ -9,12 +9,12 @@ from torch import nn
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.qnetwork import mlp
-from snn_rl.conversion import Calibration, NeuronOptions, convert
+from snn_rl.conversion.convert import Calibration, NeuronOptions, convert
+from snn_rl.conversion.tracing import trace
+from snn_rl.core.grid import snap
+from snn_rl.core.network import Network
 from snn_rl.envs import check_spaces, make_vector
 from snn_rl.envs.observation import ObservationPipeline, pipeline_for
-from snn_rl.grid import snap
-from snn_rl.network import Network
-from snn_rl.tracing import trace
 
 OPTIONS = NeuronOptions(leak="neuron", leak_low=0.6, leak_high=0.99)
 

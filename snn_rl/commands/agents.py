@@ -52,7 +52,7 @@ def evaluate(
     """Play full greedy games on seeds that training never saw; every stage of a run."""
     from snn_rl.agents.evaluation import Conditions, evaluate_agent
     from snn_rl.agents.results import record_scores, save_evaluation
-    from snn_rl.console import evaluation_table
+    from snn_rl.support.console import evaluation_table
 
     plain = timesteps is None and not no_carry and (flicker, sticky, seed) == (0, None, 0)
     plain = plain and maxpool is None and max_frames is None
@@ -100,11 +100,11 @@ def play(
     flicker: Flicker = 0.0,
 ) -> None:
     """Watch an agent play and its neurons spike, in a window or as a video."""
-    from snn_rl.agents.drawing import SIZE, draw
     from snn_rl.agents.evaluation import Conditions, evaluation_seeds
-    from snn_rl.agents.play import Show
-    from snn_rl.agents.screens import open_screen
-    from snn_rl.monitor import StopFlag
+    from snn_rl.agents.show.drawing import SIZE, draw
+    from snn_rl.agents.show.game import Show
+    from snn_rl.agents.show.outputs import open_screen
+    from snn_rl.runs.monitor import StopFlag
 
     name, loaded = list(_find(agent)[1].items())[-1]
     player = _as_asked(loaded, timesteps, no_carry)
@@ -130,7 +130,7 @@ def report(
     run: Annotated[Path | None, typer.Argument(help="Run folder [newest run].")] = None,
 ) -> None:
     """Write report.md with the table and the figures of a run."""
-    from snn_rl.agents.report import write_report
+    from snn_rl.agents.report.page import write_report
     from snn_rl.agents.results import newest_run
 
     folder = run or newest_run(Path("runs"))
@@ -143,7 +143,7 @@ def zoo() -> None:
     """List the trained agents that come with the package."""
     from snn_rl.agents.agent import zoo as names
     from snn_rl.agents.results import zoo_rows
-    from snn_rl.console import zoo_table
+    from snn_rl.support.console import zoo_table
 
     if not names():
         raise SnnRlError("this installation ships no agents")

@@ -17,8 +17,8 @@ def step(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON list on stdout.")] = False,
 ) -> None:
     """Training step of the spiking network against the ANN's on the same frames."""
-    from snn_rl.agents.benchmark import training_step_ratios
-    from snn_rl.console import step_table
+    from snn_rl.agents.bench.step import training_step_ratios
+    from snn_rl.support.console import step_table
 
     rows = training_step_ratios(repeats)
     if as_json:
@@ -43,10 +43,10 @@ def train(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON list on stdout.")] = False,
 ) -> None:
     """Steps per second in training, against Stable-Baselines3's DQN at equal updates."""
-    from snn_rl.agents.benchmark_train import training_throughput
+    from snn_rl.agents.bench.throughput import training_throughput
     from snn_rl.agents.config import make_config, with_preset
-    from snn_rl.console import throughput_table
-    from snn_rl.settings import merge, parse_overrides
+    from snn_rl.support.console import throughput_table
+    from snn_rl.support.settings import merge, parse_overrides
 
     options = merge({"env": env, "device": device}, parse_overrides(set_ or []))
     config = make_config(with_preset(options))

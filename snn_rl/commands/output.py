@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from snn_rl.energy import EnergyReport
+    from snn_rl.energy.report import EnergyReport
 
 INTERRUPTED, FAILURE, BAD_INPUT = 130, 1, 2
 
@@ -42,8 +42,8 @@ def show_energy(
     reports: Mapping[str, EnergyReport], per: str, figure: Path | None, *, tables: bool
 ) -> None:
     """Energy of stages per frame or image: as tables, and in a picture, if one is named."""
-    from snn_rl.energy_view import draw_reports, layer_table, summary_tables
-    from snn_rl.plotting import save_figure
+    from snn_rl.energy.views import draw_reports, layer_table, summary_tables
+    from snn_rl.support.plotting import save_figure
 
     if tables:
         spiking = {name: found for name, found in reports.items() if found.neurons}

@@ -65,8 +65,8 @@ def train(
     """Train an ANN, convert it to spikes, and reduce its timesteps stage by stage."""
     from snn_rl.agents.config import make_config, with_preset
     from snn_rl.agents.results import run_folder, run_to_resume
-    from snn_rl.owner import remove_if_empty
-    from snn_rl.settings import merge, parse_overrides, read_yaml
+    from snn_rl.runs.owner import remove_if_empty
+    from snn_rl.support.settings import merge, parse_overrides, read_yaml
 
     given: dict[str, Any] = {
         "env": env,
@@ -108,10 +108,10 @@ def _train(settings: TrainConfig, folder: Path, command: str, *, fresh: bool) ->
     """Train and show progress; signals end it cleanly."""
     from snn_rl.agents.monitor import Monitor, file_monitor
     from snn_rl.agents.run import Interrupted, Run
-    from snn_rl.console import ConsoleMonitor
-    from snn_rl.memory import keep_freed_memory
-    from snn_rl.monitor import MonitorGroup, StopFlag
-    from snn_rl.resume import RESUME, STATE
+    from snn_rl.runs.monitor import MonitorGroup, StopFlag
+    from snn_rl.runs.resume import RESUME, STATE
+    from snn_rl.support.allocator import keep_freed_memory
+    from snn_rl.support.console import ConsoleMonitor
 
     keep_freed_memory()
     stop = StopFlag()

@@ -15,7 +15,7 @@ from snn_rl.commands.output import INTERRUPTED, FigureOption, say, show, show_en
 from snn_rl.errors import SnnRlError
 
 if TYPE_CHECKING:
-    from snn_rl.energy import EnergyReport
+    from snn_rl.energy.report import EnergyReport
     from snn_rl.vision.config import VisionConfig
 
 RUNS = Path("runs") / "vision"
@@ -73,8 +73,8 @@ def train(
 
     Under torchrun its processes share every batch.
     """
-    from snn_rl.owner import make_folder, remove_if_empty
-    from snn_rl.settings import merge, parse_overrides, read_yaml, shipped, validate
+    from snn_rl.runs.owner import make_folder, remove_if_empty
+    from snn_rl.support.settings import merge, parse_overrides, read_yaml, shipped, validate
     from snn_rl.vision.classifier import CONFIG
     from snn_rl.vision.config import VisionConfig
 
@@ -172,8 +172,8 @@ def experiment(
     ] = None,
 ) -> None:
     """Do the paper's experiments: train every run, evaluate it, compare. Finished runs are kept."""
-    from snn_rl.checkpoint import write_text
-    from snn_rl.settings import merge, parse_overrides
+    from snn_rl.runs.checkpoint import write_text
+    from snn_rl.support.settings import merge, parse_overrides
     from snn_rl.vision.experiments import comparison, experiments, load_experiment, settings_of_run
     from snn_rl.vision.scoring import read_evaluation
 
@@ -199,8 +199,8 @@ def _train(settings: VisionConfig, folder: Path, *, fresh: bool = False) -> None
     """Train one run into `folder`; Ctrl-C saves and exits."""
     import torch
 
-    from snn_rl.memory import keep_freed_memory
-    from snn_rl.monitor import MonitorGroup, StopFlag
+    from snn_rl.runs.monitor import MonitorGroup, StopFlag
+    from snn_rl.support.allocator import keep_freed_memory
     from snn_rl.vision.datasets import load_data
     from snn_rl.vision.hardware import open_hardware
     from snn_rl.vision.monitor import LineMonitor, Monitor, file_monitor

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from snn_rl import checkpoint
+from snn_rl.core.network import Network
 from snn_rl.errors import CheckpointError
-from snn_rl.network import Network
+from snn_rl.runs import checkpoint
 from snn_rl.vision.evaluation import classify
 
 CONFIG, EVALUATION = "config.yaml", "evaluation.json"

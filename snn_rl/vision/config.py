@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from snn_rl.pruning import schedule
-from snn_rl.settings import Section
+from snn_rl.conversion.temporal_pruning import schedule
+from snn_rl.support.settings import Section
 
 Model = Literal["small", "vgg6", "vgg16", "resnet20"]
 Dataset = Literal["cifar10", "cifar100", "tiny-imagenet", "imagenet", "folder"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from snn_rl.network import Network
+from snn_rl.core.network import Network
 from snn_rl.vision.data import Source, chunked
 from snn_rl.vision.hardware import Hardware
 

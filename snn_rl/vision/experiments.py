@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from snn_rl.errors import SnnRlError
-from snn_rl.settings import Section, merge, shipped, validate
+from snn_rl.support.settings import Section, merge, shipped, validate
 from snn_rl.vision.config import VisionConfig
 
 PREFIX = "experiment-"

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from snn_rl.plotting import GREY, PALE, RED, canvas
+from snn_rl.support.plotting import GREY, PALE, RED, canvas
 
 Row = Mapping[str, Any]
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from snn_rl.core.network import Network
 from snn_rl.errors import SnnRlError
-from snn_rl.network import Network
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import SGD, Adam, Optimizer
 
-from snn_rl.network import Network
-from snn_rl.neuron import LIF
+from snn_rl.core.network import Network
+from snn_rl.core.neuron import LIF
 from snn_rl.vision.config import StageConfig
 
 STEP_DIVISOR = 5.0

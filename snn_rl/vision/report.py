@@ -9,12 +9,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from snn_rl.checkpoint import read_card, write_text
-from snn_rl.energy_view import draw_energy
+from snn_rl.energy.views import draw_energy
 from snn_rl.errors import SnnRlError
-from snn_rl.markdown import table
-from snn_rl.monitor import METRICS
-from snn_rl.plotting import save_figure
+from snn_rl.runs.checkpoint import read_card, write_text
+from snn_rl.runs.monitor import METRICS
+from snn_rl.support.markdown import table
+from snn_rl.support.plotting import save_figure
 from snn_rl.vision import figures
 from snn_rl.vision.classifier import CONFIG, stage_folders
 from snn_rl.vision.config import VisionConfig

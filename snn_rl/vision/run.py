@@ -13,18 +13,18 @@ from typing import Any
 import torch
 import yaml
 
-from snn_rl import checkpoint
-from snn_rl.batch_norm import insert_batch_norm, measure_batch_norm
-from snn_rl.conversion import Calibration, NeuronOptions, balance, convert
+from snn_rl.conversion.batch_norm import insert_batch_norm, measure_batch_norm
+from snn_rl.conversion.convert import Calibration, NeuronOptions, balance, convert
+from snn_rl.conversion.temporal_pruning import even_split, temporal_pruning
+from snn_rl.conversion.tracing import trace
+from snn_rl.conversion.weight_pruning import Masks, apply_masks, magnitude_masks
+from snn_rl.core.network import Network
+from snn_rl.core.neuron import Surrogate
 from snn_rl.errors import SnnRlError
-from snn_rl.network import Network
-from snn_rl.neuron import Surrogate
-from snn_rl.owner import Owner, own
-from snn_rl.provenance import hardware, written
-from snn_rl.pruning import even_split, temporal_pruning
-from snn_rl.resume import RESUME, Saver
-from snn_rl.sparsity import Masks, apply_masks, magnitude_masks
-from snn_rl.tracing import trace
+from snn_rl.runs import checkpoint
+from snn_rl.runs.owner import Owner, own
+from snn_rl.runs.provenance import hardware, written
+from snn_rl.runs.resume import RESUME, Saver
 from snn_rl.vision.classifier import ANN, CONFIG, PRUNED
 from snn_rl.vision.config import VisionConfig
 from snn_rl.vision.data import Data

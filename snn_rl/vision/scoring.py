@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from snn_rl import checkpoint
-from snn_rl.energy import EnergyReport, energy_report
+from snn_rl.conversion.weight_pruning import density
+from snn_rl.energy.counts import activation_densities
+from snn_rl.energy.report import EnergyReport, energy_report
 from snn_rl.errors import SnnRlError
-from snn_rl.fanout import activation_densities
-from snn_rl.settings import read_yaml, validate
-from snn_rl.sparsity import density
+from snn_rl.runs import checkpoint
+from snn_rl.support.settings import read_yaml, validate
 from snn_rl.vision.classifier import ANN, CONFIG, EVALUATION, Classifier, load_classifier
 from snn_rl.vision.config import VisionConfig
 from snn_rl.vision.data import Source

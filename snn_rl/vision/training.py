@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snn_rl.batch_norm import fold_batch_norm
+from snn_rl.conversion.batch_norm import fold_batch_norm
+from snn_rl.conversion.weight_pruning import Masks, apply_masks
+from snn_rl.core.grid import snap
+from snn_rl.core.network import Network
 from snn_rl.errors import SnnRlError
-from snn_rl.grid import snap
-from snn_rl.network import Network
-from snn_rl.resume import Saver, load_optimizer_state, optimizer_state
-from snn_rl.sparsity import Masks, apply_masks
+from snn_rl.runs.resume import Saver, load_optimizer_state, optimizer_state
 from snn_rl.vision.augment import augment
 from snn_rl.vision.config import AugmentConfig, StageConfig
 from snn_rl.vision.data import Data, chunked

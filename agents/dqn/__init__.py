@@ -1,0 +1,1 @@
+"""Deep Q-learning: replay, roll-outs, targets, losses, one stage's training."""

@@ -1,0 +1,185 @@
+"""Replay of segments: each frame is stored once; segments are cut out when they are sampled."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from snn_rl.core.network import State
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of all environments, [num_envs] each.
+
+    `last` marks final frames, whose step only resets the environment: there is no transition.
+    """
+
+    frame: NDArray[np.generic]
+    start: NDArray[np.bool_]
+    last: NDArray[np.bool_]
+    action: NDArray[np.int64]
+    reward: NDArray[np.float32]
+    terminated: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+    teacher_q: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Consecutive frames of a batch, time first: frames [F, B, ...], all others [F, B].
+
+    `start` marks the first frame of an episode, `valid` frames that a transition follows.
+    `teacher_q` [F, B, actions] are the teacher's labels; `state` is the network's state before
+    the first frame where it is known exactly.
+    """
+
+    frames: NDArray[Any]
+    start: NDArray[Any]
+    valid: NDArray[Any]
+    action: NDArray[Any]
+    reward: NDArray[Any]
+    terminated: NDArray[Any]
+    truncated: NDArray[Any]
+    teacher_q: NDArray[np.float32] | None = None
+    state: State | None = None
+
+
+class SegmentReplay:
+    """Ring of steps of `num_envs` environments.
+
+    Arrays are [num_envs, rows + spare, ...]: one environment's frames lie side by side, so that
+    a segment is a contiguous read.
+
+    Args:
+        rows: segments are drawn from this many of the newest steps.
+        spare: older steps that stay intact. A run that is resumed from `written` as it was up
+            to `spare` steps ago, and takes the same steps again, draws the same segments.
+        files: keeps the arrays as files in this folder, which outlive the process; what they
+            already hold is kept.
+    """
+
+    def __init__(
+        self,
+        num_envs: int,
+        rows: int,
+        frame_shape: tuple[int, ...],
+        *,
+        pixels: bool,
+        teacher_actions: int = 0,
+        spare: int = 0,
+        files: Path | None = None,
+    ) -> None:
+        self.rows, self.ring, self.files = rows, rows + spare, files
+        self.written = 0
+        shape = (num_envs, self.ring)
+        pixel = np.uint8 if pixels else np.float32
+        self.frames = self._array("frames", (*shape, *frame_shape), pixel)
+        self.start = self._array("start", shape, np.bool_)
+        self.last = self._array("last", shape, np.bool_)
+        self.action = self._array("action", shape, np.int16)
+        self.reward = self._array("reward", shape, np.float32)
+        self.terminated = self._array("terminated", shape, np.bool_)
+        self.truncated = self._array("truncated", shape, np.bool_)
+        self.teacher_q = self._array("teacher_q", (*shape, teacher_actions), np.float32)
+
+    def _array(self, name: str, shape: tuple[int, ...], dtype: type[Any]) -> NDArray[Any]:
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        if self.files is None or size == 0:
+            return np.zeros(shape, dtype)
+        self.files.mkdir(parents=True, exist_ok=True)
+        path = self.files / name
+        with path.open("ab") as file:
+            # A full disk must show here, not as a crash when a page is written.
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.truncate(size)
+        # A plain array over the mapping: np.memmap's own indexing is slow.
+        return np.asarray(np.memmap(path, dtype, "r+", shape=shape))
+
+    def __len__(self) -> int:
+        """Rows that segments are drawn from."""
+        return min(self.written, self.rows)
+
+    def keeps(self, written: int, ahead: int) -> bool:
+        """Whether all that could be drawn at `written` outlives the next `ahead` steps."""
+        return self.written + ahead - self.ring <= max(0, written - self.rows)
+
+    def flush(self) -> None:
+        """Have the files' contents written to the disk itself."""
+        for path in self.files.iterdir() if self.files else ():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+
+    def append(self, step: Step) -> None:
+        """Store one step of all environments over the oldest one."""
+        row = self.written % self.ring
+        self.frames[:, row] = step.frame
+        self.start[:, row] = step.start
+        self.last[:, row] = step.last
+        self.action[:, row] = step.action
+        self.reward[:, row] = step.reward
+        self.terminated[:, row] = step.terminated
+        self.truncated[:, row] = step.truncated
+        if step.teacher_q is not None:
+            self.teacher_q[:, row] = step.teacher_q
+        self.written += 1
+
+    def sample(self, generator: np.random.Generator, batch: int, length: int) -> Segment:
+        """Uniformly drawn segments of `length` frames. Raises ValueError if none fits yet."""
+        self._check(length)
+        offsets = len(self) - length + 1
+        env = generator.integers(len(self.frames), size=batch)
+        first = generator.integers(offsets, size=batch) + (self.written - len(self))
+        return self._cut(env, first, length)
+
+    def newest(
+        self, length: int, state: State | None, envs: NDArray[np.int64] | None = None
+    ) -> Segment:
+        """The last `length` rows of all or some environments.
+
+        Args:
+            state: of all environments before these rows, where it is known.
+            envs: indices of the environments to take.
+
+        Raises:
+            ValueError: there are fewer rows.
+        """
+        self._check(length)
+        if envs is None:
+            envs = np.arange(len(self.frames))
+        elif state is not None:
+            state = tuple(tensor[torch.from_numpy(envs)] for tensor in state)
+        return self._cut(envs, np.full(len(envs), self.written - length), length, state)
+
+    def _check(self, length: int) -> None:
+        if len(self) < length:
+            raise ValueError(f"the replay holds {len(self)} rows; a segment needs {length}")
+
+    def _cut(
+        self,
+        env: NDArray[np.int64],
+        first: NDArray[np.int64],
+        length: int,
+        state: State | None = None,
+    ) -> Segment:
+        at = (env[None], (first[None] + np.arange(length)[:, None]) % self.ring)
+        return Segment(
+            frames=self.frames[at],
+            start=self.start[at],
+            valid=~self.last[at],
+            action=self.action[at].astype(np.int64),
+            reward=self.reward[at],
+            terminated=self.terminated[at],
+            truncated=self.truncated[at],
+            teacher_q=self.teacher_q[at] if self.teacher_q.shape[2] else None,
+            state=state,
+        )

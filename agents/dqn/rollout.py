@@ -1,0 +1,162 @@
+"""Vectorised roll-outs: membranes are carried and reset per environment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from gymnasium.vector import VectorEnv
+from numpy.typing import NDArray
+
+from snn_rl.agents.config import LearnerConfig
+from snn_rl.agents.dqn.replay import Step
+from snn_rl.agents.policy import Policy
+from snn_rl.envs import UNBLANKED, restore, snapshot
+from snn_rl.envs.observation import ObservationPipeline
+
+_COUNTS = ("start", "last", "returns", "lengths")
+
+
+class StepStore(Protocol):
+    """Where the steps of a roll-out go: the replay, or a list."""
+
+    def append(self, step: Step, /) -> None:
+        """Store one step of all environments."""
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """Probabilities of a random action, and (otherwise) of the teacher's action.
+
+    Environment i of N takes random actions with epsilon ** (1 + spread * i / (N - 1)).
+    """
+
+    epsilon: float
+    teacher: float = 0.0
+    spread: float = 0.0
+
+
+def exploration(config: LearnerConfig, progress: float) -> Exploration:
+    """Odds of random and of the teacher's actions at `progress` (0 to 1) through the stage."""
+    high, low = config.epsilon
+    epsilon = high + (low - high) * min(1.0, progress / config.explore)
+    share = 0.0
+    if config.teacher_acts > 0:
+        share = max(0.0, 1 - progress / config.teacher_acts)
+    return Exploration(epsilon, share, config.epsilon_spread)
+
+
+class Rollout:
+    """Plays a policy in NEXT_STEP vector environments and stores what happens.
+
+    Args:
+        vector: from `snn_rl.envs.make_vector`; reset here.
+        env_id: for messages.
+        pipeline: from raw observations to frames.
+        policy: who plays; `policy.network` may be trained in place between calls.
+        teacher: labels every frame with its Q-values, with membranes of its own; where frames are
+            blanked (flicker), it sees them as they were.
+        generator: all exploration draws come from it.
+        clip_rewards: store rewards clipped to -1...1 (returns stay as the game gives them).
+    """
+
+    def __init__(
+        self,
+        vector: VectorEnv[Any, Any, Any],
+        env_id: str,
+        pipeline: ObservationPipeline,
+        policy: Policy,
+        teacher: Policy | None,
+        generator: np.random.Generator,
+        *,
+        clip_rewards: bool = False,
+    ) -> None:
+        count = vector.num_envs
+        self.vector, self.env_id, self.pipeline = vector, env_id, pipeline
+        self.policy, self.teacher, self.generator = policy, teacher, generator
+        self.clip_rewards = clip_rewards
+        self.state = policy.initial_state(count)
+        self.teacher_state = teacher.initial_state(count) if teacher else ()
+        observation, self.info = vector.reset()
+        self.frame = pipeline.encode(observation)
+        self.start = np.ones(count, np.bool_)
+        self.last = np.zeros(count, np.bool_)
+        self.returns = np.zeros(count)
+        self.lengths = np.zeros(count, np.int64)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that changes from step to step."""
+        return {
+            "environments": snapshot(self.vector),
+            "state": self.state,
+            "teacher_state": self.teacher_state,
+            **{name: getattr(self, name) for name in _COUNTS},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Return to a state that `state_dict` gave; replays the unfinished episodes."""
+        observation, self.info = restore(self.vector, state["environments"])
+        self.frame = self.pipeline.encode(observation)
+        device = self.policy.network.device
+        self.state = tuple(tensor.to(device) for tensor in state["state"] or ())
+        self.teacher_state = tuple(tensor.to(device) for tensor in state["teacher_state"] or ())
+        for name in _COUNTS:
+            setattr(self, name, state[name].numpy())
+
+    def collect(
+        self, store: StepStore, frames: int, exploration: Exploration
+    ) -> list[tuple[float, int]]:
+        """Step all environments `frames` times; return and length of the episodes that ended."""
+        finished: list[tuple[float, int]] = []
+        for _ in range(frames):
+            finished += self._step(store, exploration)
+        return finished
+
+    def _step(self, store: StepStore, exploration: Exploration) -> list[tuple[float, int]]:
+        seen = self.policy.view(self.frame, self.info, self.env_id)
+        q, self.state = self.policy.q_values(seen, self.state, self.start)
+        teacher_q = None
+        if self.teacher is not None:
+            shown = self.teacher.view(self._unblanked(), self.info, self.env_id)
+            teacher_q, self.teacher_state = self.teacher.q_values(
+                shown, self.teacher_state, self.start
+            )
+        action = self._choose(q, teacher_q, exploration)
+        try:
+            observation, reward, terminated, truncated, self.info = self.vector.step(action)
+        except Exception as error:  # a simulator can die in any way
+            raise RuntimeError(f"{self.env_id} failed: {error}") from error
+        if not np.isfinite(reward).all():
+            raise ValueError(f"{self.env_id} returned a reward that is not a finite number")
+        stored = np.clip(reward, -1, 1) if self.clip_rewards else reward
+        step = Step(seen, self.start, self.last, action, stored, terminated, truncated, teacher_q)
+        store.append(step)
+        self.returns += reward
+        self.lengths += ~self.last
+        ended = terminated | truncated
+        finished = [(float(self.returns[i]), int(self.lengths[i])) for i in np.flatnonzero(ended)]
+        self.returns[ended] = 0
+        self.lengths[ended] = 0
+        # NEXT_STEP: the frame after an end is the final one; the one after that starts anew.
+        self.frame = self.pipeline.encode(observation)
+        self.start, self.last = self.last, ended
+        return finished
+
+    def _unblanked(self) -> NDArray[Any]:
+        """The newest frame, before flicker."""
+        if UNBLANKED not in self.info:
+            return self.frame
+        return self.pipeline.encode(self.info[UNBLANKED])
+
+    def _choose(
+        self, q: NDArray[np.float32], teacher_q: NDArray[np.float32] | None, odds: Exploration
+    ) -> NDArray[np.int64]:
+        count, actions = q.shape
+        draws = self.generator.random((2, count))
+        action = q.argmax(1)
+        if teacher_q is not None:
+            action = np.where(draws[0] < odds.teacher, teacher_q.argmax(1), action)
+        random = self.generator.integers(actions, size=count)
+        epsilon = odds.epsilon ** (1 + odds.spread * np.linspace(0, 1, count))
+        return np.where(draws[1] < epsilon, random, action)

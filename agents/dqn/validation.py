@@ -1,0 +1,93 @@
+"""Validation in training: plays the snapped network and keeps the best one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from snn_rl.agents.config import ValidationConfig
+from snn_rl.agents.evaluation import STANDARD, Conditions, Evaluation, evaluate, validation_seeds
+from snn_rl.agents.policy import Policy
+from snn_rl.core.grid import snap
+from snn_rl.core.network import Network
+from snn_rl.envs.observation import ObservationPipeline
+
+
+@dataclass(frozen=True)
+class Task:
+    """The environment a run is about."""
+
+    env_id: str
+    pipeline: ObservationPipeline
+    num_actions: int
+    seed: int
+    conditions: Conditions = STANDARD
+
+
+class Judge:
+    """Validates the snapped network and keeps the best one."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        task: Task,
+        config: ValidationConfig,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.policy, self.task, self.config = policy, task, config
+        self.should_stop = should_stop
+        self.best: Network | None = None
+        self.best_mean = -np.inf
+        self.last: float | None = None
+        self.satisfied = False
+
+    def validate(self) -> Evaluation:
+        """Validate once; where the target is met, confirm it on further seeds.
+
+        Raises Stopped if `should_stop` says so, and has then changed nothing.
+        """
+        network = self.policy.network.clone()
+        snap(network, self.policy.timesteps)
+        seed, config = self.task.seed, self.config
+        result = self._play(network, validation_seeds(seed, config.episodes))
+        mean, target = result.mean, config.target
+        if target is not None and mean >= target:
+            second = self._play(network, validation_seeds(seed, config.confirm, confirm=True)).mean
+            self.satisfied = second >= target
+            mean = min(mean, second)
+        self.last = mean
+        if mean >= self.best_mean:
+            self.best, self.best_mean = network, mean
+        return result
+
+    def _play(self, network: Network, seeds: Sequence[int]) -> Evaluation:
+        policy, task = replace(self.policy, network=network), self.task
+        return evaluate(
+            policy,
+            task.env_id,
+            task.pipeline,
+            seeds,
+            task.conditions,
+            self.should_stop,
+            self.config.max_frames,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that changes from validation to validation."""
+        return {
+            "best": self.best.state_dict() if self.best else {},
+            "best_mean": self.best_mean,
+            "last": self.last,
+            "satisfied": self.satisfied,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Return to a state that `state_dict` gave."""
+        if state["best"]:
+            self.best = self.policy.network.clone()
+            self.best.load_state_dict(state["best"])
+        self.best_mean, self.last = state["best_mean"], state["last"]
+        self.satisfied = state["satisfied"]

@@ -1,0 +1,1 @@
+"""The report of a run: its records read, figures, one page."""

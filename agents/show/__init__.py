@@ -1,0 +1,1 @@
+"""An agent at play, as a person watches it."""

@@ -1,0 +1,119 @@
+"""Batch-norm folded into the weights before it, and brought back for training.
+
+Sources: Ioffe and Szegedy 2015; folding as in Rueckauer et al. 2017.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from snn_rl.core.graph import WEIGHTED, Node, consumers, rewire
+from snn_rl.core.network import Network, assemble
+from snn_rl.errors import ConversionError
+
+
+def fold_batch_norm(network: Network) -> Network:
+    """Copy without batch-norm: w <- w*g/sqrt(var+eps), b <- (b-mean)*g/sqrt(var+eps) + beta."""
+    nodes, layers = list(network.nodes), dict(network.clone().layers.items())
+    while norm := next((node for node in nodes if node.op == "batchnorm"), None):
+        (name,) = norm.inputs
+        source = next(node for node in nodes if node.name == name)
+        if source.op not in WEIGHTED or len(consumers(nodes, name)) != 1:
+            raise ConversionError(
+                f"'{norm.name}' (BatchNorm) must directly follow one Linear or Conv2d layer"
+            )
+        _fold(cast(Any, layers[name]), cast(Any, layers.pop(norm.name)))
+        nodes[nodes.index(source)] = replace(source, options=source.options | {"bias": True})
+        nodes = [rewire(node, norm.name, name) for node in nodes if node is not norm]
+    return assemble(nodes, layers, network.surrogate, network.training)
+
+
+def _fold(layer: nn.Linear | nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    mean, var = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+    factor = torch.rsqrt(var + norm.eps)
+    if norm.affine:
+        factor = factor * norm.weight.data
+    bias = -mean if layer.bias is None else layer.bias.data - mean
+    layer.weight.data *= factor.view(-1, *[1] * (layer.weight.dim() - 1))
+    layer.bias = nn.Parameter(bias * factor + (norm.bias.data if norm.affine else 0))
+
+
+@torch.no_grad()
+def insert_batch_norm(network: Network, frames: Tensor, timesteps: int) -> Network:
+    """Copy with a batch-norm behind every convolution that changes nothing to begin with.
+
+    Scale and shift begin as the very statistics that they undo, so the network computes the same
+    while its running averages count. `fold_batch_norm` reverses it.
+
+    Args:
+        frames: [frames, batch, ...], data to measure the statistics on; membranes start at zero.
+        timesteps: spiking steps per frame.
+    """
+    measured = _channel_statistics(network, frames, timesteps)
+    nodes: list[Node] = []
+    layers: dict[str, nn.Module] = dict(network.layers.items())
+    renamed: dict[str, str] = {}
+    for node in network.nodes:
+        for old, new in renamed.items():
+            node = rewire(node, old, new)
+        nodes.append(node)
+        if node.name in measured:
+            identity = _identity(*measured[node.name])
+            options = {"num_features": identity.num_features, "dimensions": 2}
+            norm = Node(f"{node.name}_norm", "batchnorm", (node.name,), options)
+            nodes.append(norm)
+            layers[norm.name] = identity
+            renamed[node.name] = norm.name
+    return assemble(nodes, layers, network.surrogate, network.training)
+
+
+def _identity(mean: Tensor, var: Tensor) -> nn.BatchNorm2d:
+    norm = nn.BatchNorm2d(len(mean), device=mean.device)
+    cast(Tensor, norm.running_mean).copy_(mean)
+    cast(Tensor, norm.running_var).copy_(var)
+    norm.weight.copy_((var + norm.eps).sqrt())
+    norm.bias.copy_(mean)
+    return norm
+
+
+def _channel_statistics(
+    network: Network, frames: Tensor, timesteps: int
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Mean and variance of every convolution's output channels; not of the read-out."""
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def note(name: str, output: Tensor) -> None:
+        values = output.transpose(0, 1).flatten(1)
+        found[name] = (values.mean(1), values.var(1, correction=0))
+
+    hidden = {node.name for node in network.nodes[:-1]}
+    convolutions = {
+        n: m for n, m in network.layers.items() if n in hidden and isinstance(m, nn.Conv2d)
+    }
+    hooks = [
+        layer.register_forward_hook(lambda _, __, output, name=name: note(name, output))
+        for name, layer in convolutions.items()
+    ]
+    try:
+        state = network.initial_state(frames.shape[1])
+        network(frames, state, timesteps=timesteps, carry_membrane=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+@torch.no_grad()
+def measure_batch_norm(network: Network, frames: Tensor) -> None:
+    """Set an ANN's running statistics to those of `frames` [1, batch, ...] alone, in place."""
+    norms = [layer for layer in network.layers.values() if isinstance(layer, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    network.train()(frames, network.initial_state(frames.shape[1]))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum

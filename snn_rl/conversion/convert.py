@@ -1,0 +1,222 @@
+"""ANN to SNN: fold batch-norm, replace ReLU by LIF neurons, balance thresholds, fold amplitudes.
+
+Sources: Rueckauer et al. 2017 (batch-norm folding, analog input, percentile thresholds); Chowdhury,
+Rathi and Roy 2022, section 4 (90th percentile). A spike of a layer stands for that layer's
+threshold, so the threshold is folded forward into the weights that read it; biases stay.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from snn_rl.conversion.batch_norm import fold_batch_norm
+from snn_rl.conversion.temporal_pruning import rescale_leaks
+from snn_rl.core.graph import WEIGHTED, Node, consumers, rewire
+from snn_rl.core.network import Network, assemble
+from snn_rl.core.neuron import THRESHOLD_FLOOR, Granularity, Surrogate, lif_step
+from snn_rl.errors import ConversionError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class NeuronOptions:
+    """How the neurons of a converted network start out and what is trainable in them.
+
+    Attributes:
+        threshold, leak: one trainable number per layer, channel or neuron.
+        leak_low, leak_high: what membranes keep from frame to frame at the start, spread evenly
+            over this range: leak ** timesteps. A network without memory across frames takes 1 and
+            1; carried membranes need less than 1.
+        percentile: of the positive pre-reset membranes on the calibration data, per layer.
+        surrogate: gradient of the spike.
+    """
+
+    threshold: Granularity = "layer"
+    leak: Granularity = "layer"
+    leak_low: float = 1.0
+    leak_high: float = 1.0
+    percentile: float = 90.0
+    surrogate: Surrogate = field(default_factory=Surrogate)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.leak_low <= self.leak_high <= 1:
+            raise ValueError("leaks must satisfy 0 <= leak_low <= leak_high <= 1")
+        if not 0 < self.percentile <= 100:
+            raise ValueError(f"percentile must lie in (0, 100], not {self.percentile}")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Real data to balance thresholds on: frames [frames, batch, ...] as the network reads them.
+
+    `episode_start` is bool [frames, batch]; static images are the case of one frame.
+    """
+
+    frames: Tensor
+    episode_start: Tensor | None = None
+
+
+def convert(
+    ann: Network,
+    calibration: Calibration,
+    *,
+    timesteps: int,
+    carry_membrane: bool = False,
+    options: NeuronOptions | None = None,
+    fold: bool = True,
+) -> Network:
+    """Spiking network with the weights of `ann`, its thresholds balanced on `calibration`.
+
+    Args:
+        fold: False keeps batch-norm between layer and neurons, for a network that is trained as a
+            spiking one from its first weight on; `fold_batch_norm` folds it afterwards.
+
+    Raises:
+        ConversionError: names the layer that cannot be converted.
+    """
+    options = options or NeuronOptions()
+    spiking = _replace_activations(fold_batch_norm(ann) if fold else ann, options)
+    rescale_leaks(spiking, 1, timesteps)
+    balance(
+        spiking,
+        calibration,
+        timesteps=timesteps,
+        carry_membrane=carry_membrane,
+        percentile=options.percentile,
+    )
+    return spiking
+
+
+def _replace_activations(ann: Network, options: NeuronOptions) -> Network:
+    """ReLU -> LIF, average-pool -> sum-pool, a scale wherever spikes enter an addition."""
+    shapes = ann.shapes()
+    amplitude: dict[str, bool] = {}  # does this value count spikes that stand for a threshold?
+    nodes: list[Node] = []
+    layers = dict(ann.layers.items())
+    for node in ann.nodes:
+        if node.op == "relu":
+            lif = {
+                "shape": list(shapes[node.name]),
+                "threshold": options.threshold,
+                "leak": options.leak,
+            }
+            node = replace(node, op="lif", options=lif)
+        elif node.op == "avgpool" and amplitude[node.inputs[0]]:
+            node = replace(node, op="sumpool")
+        scaled = node.op in ("add", "lif")
+        for name in [n for n in dict.fromkeys(node.inputs) if scaled and amplitude[n]]:
+            scale = Node(f"{node.name}_{name}", "scale", (name,))
+            nodes.append(scale)
+            node = rewire(node, name, scale.name)
+        amplitude[node.name] = node.op == "lif" or (
+            node.op in ("sumpool", "flatten", "dropout") and amplitude[node.inputs[0]]
+        )
+        nodes.append(node)
+    if nodes[-1].op not in (*WEIGHTED, "add") or not any(node.op == "lif" for node in nodes):
+        raise ConversionError(
+            "a spiking network needs at least one ReLU and must end in a Linear or Conv2d layer"
+        )
+    network = assemble(nodes, layers, options.surrogate, ann.training)
+    for node in nodes:
+        if node.op == "sumpool":
+            kernel = node.options["kernel_size"]
+            height, width = kernel if isinstance(kernel, list) else (kernel, kernel)
+            _fold_forward(network, node.name, 1 / (height * width))
+    for layer in network.spiking.values():
+        layer.spread_leak(options.leak_low, options.leak_high)
+    return network
+
+
+def balance(
+    network: Network,
+    calibration: Calibration,
+    *,
+    timesteps: int,
+    carry_membrane: bool,
+    percentile: float = 90.0,
+) -> None:
+    """Set every threshold from data and fold the change forward, first layer first.
+
+    A layer's threshold is the given percentile of its positive pre-reset membranes, with the
+    layers before it already spiking. These membranes depend on the threshold through the reset;
+    the provisional threshold under which they are measured is the same percentile of a frame's
+    mean weighted input (at T = 1 without carried membranes both are the same).
+
+    Call it also to re-balance a trained network, e.g. when T drops: folding keeps what a spike
+    stands for, and the ratios between thresholds of one layer are kept.
+    """
+    frames = calibration.frames.to(network.device)
+    start = calibration.episode_start
+    start = None if start is None else start.to(network.device)
+
+    def set_threshold(name: str, current: Tensor, membrane: Tensor, resets: Tensor | None) -> None:
+        layer = network.spiking[name]
+        before = layer.threshold.detach().clone()
+        provisional = _percentile(current.mean(1) / before, percentile)
+        layer.threshold.copy_(before * provisional)
+        layer.constrain()
+        pre_reset = _pre_reset_membranes(layer, current, membrane, resets, timesteps)
+        factor = _percentile(pre_reset / before, percentile)
+        lowest = THRESHOLD_FLOOR / float(before.min())
+        if factor < lowest:
+            factor = lowest
+            log.warning(
+                "layer %s hardly receives positive input on the calibration data; its threshold "
+                "is floored at %g",
+                name,
+                THRESHOLD_FLOOR,
+            )
+        layer.threshold.copy_(before * factor)
+        _fold_forward(network, name, factor)
+
+    was_training = network.training
+    with torch.no_grad():
+        network.eval()(
+            frames,
+            network.initial_state(frames.shape[1]),
+            start,
+            timesteps=timesteps,
+            carry_membrane=carry_membrane,
+            on_current=set_threshold,
+        )
+    network.train(was_training)
+
+
+def _pre_reset_membranes(
+    layer: Any, current: Tensor, membrane: Tensor, resets: Tensor | None, timesteps: int
+) -> Tensor:
+    """All membranes just before the reset, [frames, timesteps, batch, ...]."""
+    result = current.new_empty(current.shape[0], timesteps, *current.shape[2:])
+    extra = [1] * (membrane.dim() - 1)
+    for f in range(current.shape[0]):
+        if resets is not None:
+            membrane = membrane.masked_fill(resets[f].view(-1, *extra), 0)
+        for t in range(timesteps):
+            now = current[f, min(t, current.shape[1] - 1)]
+            _, membrane, result[f, t] = lif_step(now, membrane, layer.threshold, layer.leak)
+    return result
+
+
+def _percentile(values: Tensor, percentile: float) -> float:
+    """Percentile of the positive values; 0 where there are none."""
+    positive = values[values > 0]
+    if not positive.numel():
+        return 0.0
+    rank = max(1, round(positive.numel() * percentile / 100))
+    return float(positive.kthvalue(rank).values)
+
+
+def _fold_forward(network: Network, name: str, factor: float) -> None:
+    """Multiply the weights that read the spikes of `name` by `factor`."""
+    for node in consumers(network.nodes, name):
+        if node.op in ("sumpool", "flatten", "dropout"):
+            _fold_forward(network, node.name, factor)
+        else:
+            layer: Any = network.layers[node.name]
+            layer.weight.data.mul_(factor)

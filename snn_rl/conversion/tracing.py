@@ -1,0 +1,297 @@
+"""Turns a user's torch module into a layer graph, or says which operation stands in the way."""
+
+from __future__ import annotations
+
+import copy
+import operator
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn import functional
+
+from snn_rl.core.graph import WEIGHTED, Node, build_module, consumers
+from snn_rl.core.network import Network
+from snn_rl.core.stacking import PIXEL_UNIT
+from snn_rl.errors import ConversionError
+
+_SUPPORTED = (
+    "ReLU, Linear, Conv2d, BatchNorm, AvgPool2d, Flatten, Dropout, Identity, residual additions "
+    "and a constant factor on the input"
+)
+
+
+def trace(
+    module: nn.Module,
+    input_shape: tuple[int, ...],
+    *,
+    pixels: bool,
+    stack: int = 1,
+    offset: int = 0,
+) -> Network:
+    """Network that computes what `module` computes.
+
+    Args:
+        module: feed-forward module of a batch [batch, stack * channels, ...] (an image) or
+            [batch, stack * features]. Its parameters are copied.
+        input_shape: shape of one frame, e.g. (1, 84, 84) or (4,).
+        pixels: the frames are uint8 and the module sees them as floats 0...255.
+        stack: number of consecutive frames the module sees at once.
+        offset: grey level that is taken off the pixels before the module sees them.
+
+    Raises:
+        ConversionError: names the operation that has no spiking counterpart.
+    """
+    try:
+        traced = fx.symbolic_trace(module)
+    except Exception as error:
+        raise ConversionError(
+            f"{type(module).__name__} cannot be traced ({error}): its forward must be a fixed "
+            "sequence of layers without data-dependent branches"
+        ) from error
+    options = {"shape": list(input_shape), "pixels": pixels, "stack": stack, "offset": offset}
+    reader = _Reader(traced, options)
+    for item in traced.graph.nodes:
+        reader.read(item)
+    return reader.finish()
+
+
+class _Reader:
+    """Reads torch.fx nodes in order and collects layer-graph nodes and their modules."""
+
+    def __init__(self, traced: fx.GraphModule, input_options: dict[str, Any]) -> None:
+        self.modules = dict(traced.named_modules())
+        self.training = traced.training
+        self.nodes: list[Node] = []
+        self.layers: dict[str, nn.Module] = {}
+        self.names: dict[fx.Node, str] = {}  # fx value -> node that produces it
+        self.output = ""
+        self.input_factor = 1.0
+        self.input_options = input_options
+
+    def read(self, item: fx.Node) -> None:
+        """Read one fx node."""
+        if item.op == "placeholder":
+            if self.nodes:
+                raise ConversionError("the module takes more than one input")
+            self._add(item, "input", options=self.input_options)
+        elif item.op == "output":
+            if not isinstance(item.args[0], fx.Node):
+                raise ConversionError("the module must return one tensor")
+            self.output = self.names[item.args[0]]
+        elif item.op == "call_module":
+            self._module(item, self.modules[str(item.target)])
+        elif item.op in ("call_function", "call_method"):
+            self._function(item)
+        else:
+            raise ConversionError(
+                f"'{item.target}' is used as a bare parameter; supported are {_SUPPORTED}"
+            )
+
+    def finish(self) -> Network:
+        """The network, its input factor folded into the first layers, dead branches dropped."""
+        nodes: list[Node] = []
+        needed = {self.output}
+        for node in reversed(self.nodes):
+            if node.name in needed:
+                nodes.insert(0, node)
+                needed.update(node.inputs)
+        factor = self.input_factor / (PIXEL_UNIT if self.input_options["pixels"] else 1.0)
+        if factor != 1.0:
+            readers = consumers(nodes, nodes[0].name)
+            for node in _through_shapes(nodes, readers):
+                if node.op not in WEIGHTED:
+                    raise ConversionError(
+                        f"'{node.name}' ({node.op}) reads the input directly; begin with a "
+                        "Linear or Conv2d layer"
+                    )
+                layer: Any = self.layers[node.name]
+                layer.weight.data.mul_(factor)
+        network = Network(nodes)
+        for name, layer in self.layers.items():
+            if name in network.layers:
+                network.layers[name].load_state_dict(layer.state_dict())
+        device = next(
+            (p.device for layer in self.layers.values() for p in layer.parameters()), None
+        )
+        return network.to(device).train(self.training)
+
+    def _add(
+        self,
+        item: fx.Node,
+        op: Any,
+        inputs: tuple[fx.Node, ...] = (),
+        options: dict[str, Any] | None = None,
+        layer: nn.Module | None = None,
+    ) -> None:
+        # A layer cannot be called like an attribute of ModuleDict, e.g. "values".
+        name = f"{item.name}_" if hasattr(nn.ModuleDict(), item.name) else item.name
+        name = name if op != "input" else "input"
+        sources = tuple(self.names[source] for source in inputs)
+        node = Node(name, op, sources, options or {})
+        self.nodes.append(node)
+        self.names[item] = name
+        if layer is not None:
+            expected: Any = build_module(node)
+            if layer.state_dict().keys() != expected.state_dict().keys():
+                raise _refused(item, f"{type(layer).__name__} with unusual parameters")
+            self.layers[name] = copy.deepcopy(layer)
+
+    def _in_place(self, item: fx.Node, source: fx.Node) -> None:
+        """From here on `source`, under all of its names, holds the result of `item`."""
+        old = self.names[source]
+        self.names.update({value: self.names[item] for value, n in self.names.items() if n == old})
+
+    def _module(self, item: fx.Node, layer: nn.Module) -> None:
+        (source,) = _tensors(item, 1)
+        match layer:
+            case nn.Linear():
+                options: dict[str, Any] = {
+                    "in_features": layer.in_features,
+                    "out_features": layer.out_features,
+                    "bias": layer.bias is not None,
+                }
+                self._add(item, "linear", (source,), options, layer)
+            case nn.Conv2d():
+                if layer.padding_mode != "zeros":
+                    raise _refused(item, f"Conv2d with {layer.padding_mode} padding")
+                self._add(item, "conv", (source,), _conv_options(layer), layer)
+            case nn.BatchNorm1d() | nn.BatchNorm2d():
+                options = {
+                    "num_features": layer.num_features,
+                    "eps": layer.eps,
+                    "momentum": layer.momentum,
+                    "affine": layer.affine,
+                    "dimensions": 2 if isinstance(layer, nn.BatchNorm2d) else 1,
+                }
+                self._add(item, "batchnorm", (source,), options, layer)
+            case nn.ReLU():
+                self._add(item, "relu", (source,))
+                if layer.inplace:
+                    self._in_place(item, source)
+            case nn.AvgPool2d():
+                if layer.divisor_override is not None:
+                    raise _refused(item, "AvgPool2d with divisor_override")
+                kernel, stride = layer.kernel_size, layer.stride
+                self._pool(item, source, kernel, stride, layer.padding, layer.ceil_mode)
+            case nn.Flatten():
+                if layer.start_dim != 1 or layer.end_dim != -1:
+                    raise _refused(item, "Flatten that keeps axes")
+                self._add(item, "flatten", (source,))
+            case nn.Dropout():
+                self._add(item, "dropout", (source,), {"p": layer.p})
+            case nn.Identity():
+                self.names[item] = self.names[source]
+            case nn.MaxPool2d():
+                raise ConversionError(
+                    f"'{item.target}' (MaxPool2d) has no spiking counterpart; use AvgPool2d"
+                )
+            case _:
+                raise _refused(item, type(layer).__name__)
+
+    def _function(self, item: fx.Node) -> None:
+        target, kwargs = item.target, dict(item.kwargs)
+        if target in (operator.add, operator.iadd, torch.add, "add", "add_"):
+            if kwargs or len(item.args) > 2:
+                raise _refused(item, "addition with a factor")
+            inputs = _tensors(item, 2)
+            self._add(item, "add", inputs)
+            if target in (operator.iadd, "add_"):
+                self._in_place(item, inputs[0])
+        elif target in (functional.relu, torch.relu, torch.relu_, "relu", "relu_"):
+            (source,) = _tensors(item, 1)
+            self._add(item, "relu", (source,))
+            if target in (torch.relu_, "relu_") or kwargs.get("inplace") or len(item.args) > 1:
+                self._in_place(item, source)
+        elif target in (torch.flatten, "flatten") and _flattens(item):
+            self._add(item, "flatten", _tensors(item, 1))
+        elif target is functional.avg_pool2d:
+            (source,) = _tensors(item, 1)
+            names = ("kernel_size", "stride", "padding", "ceil_mode")
+            given = dict(zip(names, item.args[1:], strict=False)) | kwargs
+            if given.get("divisor_override") is not None or len(item.args) > 5:
+                raise _refused(item, "average pooling with further options")
+            stride = given.get("stride") or given["kernel_size"]
+            padding, ceil = given.get("padding", 0), given.get("ceil_mode", False)
+            self._pool(item, source, given["kernel_size"], stride, padding, ceil)
+        elif target is functional.dropout:
+            (source,) = _tensors(item, 1)
+            p: Any = item.args[1] if len(item.args) > 1 else kwargs.get("p", 0.5)
+            self._add(item, "dropout", (source,), {"p": float(p)})
+        elif target == "float" or (target == "to" and torch.float32 in item.args):
+            self.names[item] = self.names[_tensors(item, 1)[0]]
+        elif target in (operator.truediv, operator.mul, torch.div, torch.mul):
+            self._factor(item)
+        else:
+            raise _refused(item, getattr(target, "__name__", str(target)))
+
+    def _pool(
+        self, item: fx.Node, source: fx.Node, kernel: Any, stride: Any, padding: Any, ceil: Any
+    ) -> None:
+        if padding not in (0, (0, 0)) or ceil:
+            raise _refused(item, "average pooling with padding or ceil_mode")
+        self._add(
+            item, "avgpool", (source,), {"kernel_size": _json(kernel), "stride": _json(stride)}
+        )
+
+    def _factor(self, item: fx.Node) -> None:
+        """A constant factor on the input, e.g. x / 255."""
+        source, constant = item.args[:2]
+        divides = item.target in (operator.truediv, torch.div)
+        if isinstance(constant, fx.Node) and not divides:
+            source, constant = constant, source
+        reads_input = isinstance(source, fx.Node) and self.names.get(source) == "input"
+        if not reads_input or not isinstance(constant, int | float):
+            raise _refused(item, "multiplication or division inside the network")
+        if any(len(value.users) > 1 for value, name in self.names.items() if name == "input"):
+            raise _refused(item, "a factor on one of several uses of the input")
+        self.input_factor *= 1 / constant if divides else constant
+        self.names[item] = self.names[source]  # type: ignore[index]
+
+
+def _tensors(item: fx.Node, count: int) -> Any:
+    """The fx inputs of a node: exactly `count` tensors at the front of its arguments."""
+    found = tuple(item.args[:count])
+    if len(found) != count or not all(isinstance(value, fx.Node) for value in found):
+        raise _refused(item, f"{item.name} with a constant")
+    return found
+
+
+def _refused(item: fx.Node, what: str) -> ConversionError:
+    return ConversionError(
+        f"'{item.target}' ({what}) cannot be converted to spikes; supported are {_SUPPORTED}"
+    )
+
+
+def _flattens(item: fx.Node) -> bool:
+    names = ("start_dim", "end_dim")
+    given = dict(zip(names, item.args[1:], strict=False)) | dict(item.kwargs)
+    return [given.get("start_dim"), given.get("end_dim", -1)] == [1, -1]
+
+
+def _through_shapes(nodes: list[Node], found: list[Node]) -> list[Node]:
+    """Replace nodes that only reshape by the nodes that read them."""
+    result: list[Node] = []
+    for node in found:
+        if node.op in ("flatten", "dropout"):
+            result += _through_shapes(nodes, consumers(nodes, node.name))
+        else:
+            result.append(node)
+    return result
+
+
+def _conv_options(layer: nn.Conv2d) -> dict[str, Any]:
+    return {
+        "in_channels": layer.in_channels,
+        "out_channels": layer.out_channels,
+        "kernel_size": _json(layer.kernel_size),
+        "stride": _json(layer.stride),
+        "padding": _json(layer.padding),
+        "dilation": _json(layer.dilation),
+        "groups": layer.groups,
+        "bias": layer.bias is not None,
+    }
+
+
+def _json(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

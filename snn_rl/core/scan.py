@@ -1,0 +1,176 @@
+"""The LIF neuron over frames and timesteps: `lif_step` scanned, with a hand-written backward.
+
+On the CPU in float32 the fused kernels run; everywhere else (CUDA, float64) plain torch
+operators. Both follow the numerical contract and are tested against the same reference.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from snn_rl.core.neuron import Surrogate, lif_step
+
+
+def lif_scan(
+    current: Tensor,
+    membrane: Tensor,
+    threshold: Tensor,
+    leak: Tensor,
+    episode_start: Tensor | None = None,
+    *,
+    timesteps: int,
+    surrogate: Surrogate,
+) -> tuple[Tensor, Tensor]:
+    """Run one layer over [frames x timesteps], its membranes carried throughout.
+
+    Args:
+        current: [frames, 1 or timesteps, batch, *neurons]; 1 means the same input at every
+            timestep of a frame (the first layer, whose weighted input is computed once).
+        membrane: [batch, *neurons] before the first frame.
+        threshold, leak: broadcastable to [*neurons].
+        episode_start: bool [frames, batch]; True zeroes that row's membranes before the frame.
+        timesteps: spiking steps per frame, >= 1.
+        surrogate: gradient of the spike; in the reset the spike is detached.
+
+    Returns:
+        spikes [frames, timesteps, batch, *neurons] and the membrane after the last frame.
+    """
+    frames, repeats, batch, *neurons = current.shape
+    if repeats not in (1, timesteps):
+        raise ValueError(f"current holds {repeats} timesteps; expected 1 or {timesteps}")
+    if membrane.shape != (batch, *neurons):
+        raise ValueError(f"membrane is {tuple(membrane.shape)}; expected {(batch, *neurons)}")
+    # Membranes and thresholds stay in float32 under mixed precision.
+    dtype = torch.float64 if current.dtype == torch.float64 else torch.float32
+    if episode_start is None:
+        episode_start = torch.zeros(frames, batch, dtype=torch.bool, device=current.device)
+    # Neurons are scanned in the order in which they lie in memory, so that nothing is copied.
+    last = _channels_last(current)
+    current, membrane = current.to(dtype), membrane.to(dtype)
+    threshold, leak = (x.to(dtype).expand(*neurons) for x in (threshold, leak))
+    if last:
+        current, membrane = current.movedim(3, -1), membrane.movedim(1, -1)
+        threshold, leak = threshold.movedim(0, -1), leak.movedim(0, -1)
+    apply: Any = _Scan.apply
+    spikes, final = apply(
+        current.flatten(3) if neurons else current.unsqueeze(-1),
+        membrane.reshape(batch, -1),
+        threshold.reshape(-1),
+        leak.reshape(-1),
+        episode_start,
+        timesteps,
+        surrogate,
+    )
+    spikes, final = spikes.view(frames, timesteps, *membrane.shape), final.view(membrane.shape)
+    return (spikes.movedim(-1, 3), final.movedim(-1, 1)) if last else (spikes, final)
+
+
+def _channels_last(current: Tensor) -> bool:
+    """Whether [frames, timesteps, batch, channels, height, width] lies with its channels last."""
+    return current.dim() == 6 and current.movedim(3, -1).is_contiguous()
+
+
+def _fused(current: Tensor) -> bool:
+    return current.device.type == "cpu" and current.dtype == torch.float32
+
+
+class _Scan(torch.autograd.Function):
+    """Flat scan: current [F, R, B, N], membrane [B, N], threshold and leak [N]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        current: Tensor,
+        membrane: Tensor,
+        threshold: Tensor,
+        leak: Tensor,
+        start: Tensor,
+        timesteps: int,
+        surrogate: Surrogate,
+    ) -> tuple[Tensor, Tensor]:
+        frames, repeats, batch, neurons = current.shape
+        pre_reset = current.new_empty(frames, timesteps, batch, neurons)
+        spikes = torch.empty_like(pre_reset)
+        final = membrane.clone(memory_format=torch.contiguous_format)
+        if _fused(current):
+            from snn_rl.core import kernels
+
+            kernels.lif_forward(*_arrays(current, final, threshold, leak, start, pre_reset, spikes))
+        else:
+            for f in range(frames):
+                final = final.masked_fill(start[f][:, None], 0)
+                for t in range(timesteps):
+                    i = current[f, min(t, repeats - 1)]
+                    spikes[f, t], final, pre_reset[f, t] = lif_step(i, final, threshold, leak)
+        ctx.save_for_backward(membrane, threshold, leak, start, pre_reset)
+        ctx.repeats, ctx.surrogate = repeats, surrogate
+        return spikes, final
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_spikes: Tensor, grad_final: Tensor) -> Any:
+        membrane, threshold, leak, start, pre_reset = ctx.saved_tensors
+        frames, _, batch, neurons = pre_reset.shape
+        shape = (frames, ctx.repeats, batch, neurons)
+        if _fused(pre_reset):
+            from snn_rl.core import kernels
+
+            grad = grad_final.clone(memory_format=torch.contiguous_format)
+            grad_threshold = torch.zeros(neurons, dtype=torch.float64)
+            grad_leak = torch.zeros(neurons, dtype=torch.float64)
+            grad_current = pre_reset.new_empty(shape)
+            kind = kernels.TRIANGLE if ctx.surrogate.kind == "triangle" else kernels.ARCTAN
+            backward: Any = kernels.lif_backward
+            backward(
+                *_arrays(grad_spikes, grad, pre_reset, membrane, threshold, leak, start),
+                kind,
+                pre_reset.numpy().dtype.type(ctx.surrogate.gamma),
+                *_arrays(grad_current, grad_threshold, grad_leak),
+            )
+        else:
+            grad_current = pre_reset.new_zeros(shape)
+            grad, grad_threshold, grad_leak = _backward(ctx, grad_spikes, grad_final, grad_current)
+        return (
+            grad_current,
+            grad,
+            grad_threshold.to(threshold.dtype),
+            grad_leak.to(leak.dtype),
+            None,
+            None,
+            None,
+        )
+
+
+def _backward(
+    ctx: Any, grad_spikes: Tensor, grad: Tensor, grad_current: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The scan's backward in torch operators; fills `grad_current`."""
+    membrane, threshold, leak, start, pre_reset = ctx.saved_tensors
+    frames, timesteps = pre_reset.shape[:2]
+    grad_threshold, grad_leak = torch.zeros_like(threshold), torch.zeros_like(leak)
+    post_reset = pre_reset - threshold * (pre_reset > threshold)
+    for f in reversed(range(frames)):
+        for t in reversed(range(timesteps)):
+            u = pre_reset[f, t]
+            z = u / threshold
+            through_spike = grad_spikes[f, t] * ctx.surrogate(z) / threshold
+            grad_threshold -= (grad * (u > threshold) + through_spike * z).sum(0)
+            grad = grad + through_spike
+            grad_current[f, min(t, ctx.repeats - 1)] += grad
+            if t > 0:
+                before = post_reset[f, t - 1]
+            else:
+                before = post_reset[f - 1, -1] if f > 0 else membrane
+                before = before.masked_fill(start[f][:, None], 0)
+            grad_leak += (grad * before).sum(0)
+            grad = grad * leak
+        grad = grad.masked_fill(start[f][:, None], 0)
+    return grad, grad_threshold, grad_leak
+
+
+def _arrays(*tensors: Tensor) -> list[Any]:
+    return [tensor.detach().contiguous().numpy() for tensor in tensors]

@@ -1,0 +1,1 @@
+"""Operations, memory accesses and energy of one inference."""

@@ -1,0 +1,183 @@
+"""What each layer of a graph reads, and how many accumulates a spike at each position causes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from snn_rl.core.graph import WEIGHTED, Node, consumers
+from snn_rl.core.network import Network
+from snn_rl.errors import SnnRlError
+
+Events = dict[str, Tensor]
+"""Fan-out of one spike at every position of the spiking layers that a layer reads."""
+
+PASSES = ("flatten", "dropout", "scale", "sumpool", "avgpool")
+"""Operations that hand spikes on; their factors can be folded into the weights that follow."""
+
+
+class LayerReads:
+    """Follows a network's values backwards from its layers to the spikes they come from."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.nodes = {node.name: node for node in network.nodes}
+        self.shapes = network.shapes()
+        self._varying: set[str] = set()
+        for node in network.nodes:
+            if node.op == "lif" or self._varying.intersection(node.inputs):
+                self._varying.add(node.name)
+
+    def macs(self, node: Node) -> int:
+        """Multiply-accumulates of a layer on a dense frame, padding included."""
+        if node.op not in WEIGHTED:
+            return 0
+        layer: Any = self.network.layers[node.name]
+        per_output = layer.weight[0].numel()
+        return int(math.prod(self.shapes[node.name]) * per_output)
+
+    def weights(self) -> int:
+        """Weights of all linear and convolution layers."""
+        layers: Any = self.network.layers
+        return sum(layers[n.name].weight.numel() for n in self.network.nodes if n.op in WEIGHTED)
+
+    def activations(self) -> int:
+        """Values that the hidden layers pass on: spiking neurons, or ReLU outputs."""
+        nonlinear = [node for node in self.network.nodes if node.op in ("relu", "lif")]
+        return sum(math.prod(self.shapes[node.name]) for node in nonlinear)
+
+    def varies(self, node: Node) -> bool:
+        """The layer's input differs between the timesteps of a frame."""
+        return node.inputs[0] in self._varying
+
+    def costs_operations(self, node: Node) -> bool:
+        """False for a scale that only leads to weighted layers, which can absorb its factor."""
+        return node.op in WEIGHTED or self._reaches_membrane(node)
+
+    def _reaches_membrane(self, node: Node) -> bool:
+        readers = consumers(self.network.nodes, node.name)
+        passing = [reader for reader in readers if reader.op in (*PASSES, "add")]
+        return (
+            not readers
+            or any(reader.op in ("lif", "relu") for reader in readers)
+            or any(self._reaches_membrane(reader) for reader in passing)
+        )
+
+    def events(self, node: Node) -> Events | None:
+        """Fan-out of every spike that enters `node`; None if its input is real-valued.
+
+        A layer that reads the sum of two spiking branches is entered by the spikes of both.
+        """
+        return self._trace(node.inputs[0], self._fan_out(node))
+
+    def density(self, node: Node, given: Mapping[str, float]) -> float:
+        """Share of non-zero inputs of `node`, from the shares of the nodes before it."""
+        return self._density(node.inputs[0], given)
+
+    def _density(self, name: str, given: Mapping[str, float]) -> float:
+        node = self.nodes[name]
+        if name in given:
+            return given[name]
+        if node.op in PASSES:
+            return self._density(node.inputs[0], given)
+        if node.op == "add":
+            # At most: the branches' non-zero positions may coincide.
+            return min(1.0, sum(self._density(source, given) for source in node.inputs))
+        return 1.0
+
+    def _trace(self, name: str, fan_out: Tensor) -> Events | None:
+        """Carry the fan-out of the value `name` back to the spikes it consists of."""
+        node = self.nodes[name]
+        if node.op == "lif":
+            return {name: fan_out}
+        if node.op in PASSES:
+            (source,) = node.inputs
+            return self._trace(source, self._before(node, fan_out))
+        if node.op != "add":
+            return None
+        left, right = (self._trace(source, fan_out) for source in node.inputs)
+        if left is None or right is None:
+            return None
+        return {
+            source: sum(e[source] for e in (left, right) if source in e)  # type: ignore[misc]
+            for source in left | right
+        }
+
+    def _before(self, node: Node, fan_out: Tensor) -> Tensor:
+        """Fan-out of a spike before a passing node: the sum over where it gets to."""
+        shape = self.shapes[node.inputs[0]]
+        if node.op == "flatten":
+            return fan_out.reshape(shape)
+        if node.op not in ("sumpool", "avgpool"):
+            return fan_out
+        options = node.options
+        with torch.enable_grad():
+            spikes = torch.zeros(1, *shape, dtype=torch.float64, requires_grad=True)
+            pooled = functional.avg_pool2d(
+                spikes, options["kernel_size"], options.get("stride"), divisor_override=1
+            )
+            (gradient,) = torch.autograd.grad(pooled, spikes, fan_out[None])
+        return gradient[0]
+
+    def _fan_out(self, node: Node) -> Tensor:
+        """Outputs that one spike at each position of the layer's input adds to."""
+        shape = self.shapes[node.inputs[0]]
+        layer: Any = self.network.layers[node.name]
+        if node.op == "linear":
+            return torch.full(shape, float(layer.out_features), dtype=torch.float64)
+        if node.op == "scale":
+            return torch.ones(shape, dtype=torch.float64)
+        with torch.enable_grad():
+            plane = torch.zeros(1, 1, *shape[1:], dtype=torch.float64, requires_grad=True)
+            kernel = torch.ones(1, 1, *layer.kernel_size, dtype=torch.float64)
+            reached = functional.conv2d(
+                plane, kernel, None, layer.stride, layer.padding, layer.dilation
+            )
+            (gradient,) = torch.autograd.grad(reached.sum(), plane)
+        channels = int(layer.out_channels // layer.groups)
+        return (gradient[0] * channels).expand(shape)
+
+
+def rates_per_neuron(
+    network: Network, timesteps: int, spike_rates: Mapping[str, float | Tensor]
+) -> dict[str, Tensor]:
+    """Spikes per neuron per frame in the layers' shapes, float64; a mean spreads evenly.
+
+    Raises:
+        SnnRlError: rates that are missing, of an unknown layer or impossible.
+    """
+    if spike_rates.keys() != network.spiking.keys():
+        raise SnnRlError(
+            f"spike rates are given for the layers {sorted(spike_rates)}; the network's spiking "
+            f"layers are {sorted(network.spiking)}"
+        )
+    rates = {}
+    for name, layer in network.spiking.items():
+        rate = torch.as_tensor(spike_rates[name], dtype=torch.float64, device="cpu").detach()
+        if rate.dim() and tuple(rate.shape) != layer.shape:
+            raise SnnRlError(
+                f"the spike rates of layer {name!r} have shape {tuple(rate.shape)}; the layer has "
+                f"{layer.shape}"
+            )
+        if not bool(((rate >= 0) & (rate <= timesteps)).all()):
+            raise SnnRlError(
+                f"the spike rate of layer {name!r} must lie between 0 and its {timesteps} timesteps"
+            )
+        rates[name] = rate.expand(layer.shape)
+    return rates
+
+
+@torch.no_grad()
+def activation_densities(ann: Network, x: Tensor) -> dict[str, float]:
+    """Share of non-zero outputs of every ReLU, by name, on frames [frames, batch, ...]."""
+    values, _ = ann._run(x, ann.initial_state(x.shape[1]), None, None, 1, None, None)
+    return {
+        node.name: int(values[node.name].count_nonzero()) / values[node.name].numel()
+        for node in ann.nodes
+        if node.op == "relu"
+    }

@@ -1,0 +1,132 @@
+"""A run's folder has one owner at a time: the process that trains in it.
+
+The folder is locked while its owner lives; the system frees the lock of a process that dies in
+whatever way. Every take-over raises a generation number, which each save checks, so that a
+process that lost its folder (a machine that was cut off and came back) writes no more.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from snn_rl.runs.checkpoint import write_text
+from snn_rl.errors import SnnRlError
+
+LOCK, OWNER = "owner.lock", "owner.json"
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who trains in a folder. `boot` tells apart equal process numbers before and after a restart
+    of the machine; `generation` counts the folder's owners, from 1."""
+
+    folder: Path
+    host: str
+    process: int
+    boot: str
+    generation: int
+
+    def check(self) -> None:
+        """Called before anything is written.
+
+        Raises:
+            SnnRlError: another process has taken the folder over.
+        """
+        now = _read(self.folder)
+        if now != self:
+            raise SnnRlError(
+                f"{self.folder} was taken over by {_name(now)}: this process writes no more to it"
+            )
+
+
+@contextmanager
+def own(folder: Path) -> Iterator[Owner]:
+    """Be the owner of `folder`, which is made where it is missing.
+
+    Raises:
+        SnnRlError: another process trains in it.
+        OSError: it cannot be made or written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK, blocking=False, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise SnnRlError(f"{folder} is being trained by {_name(_read(folder))}") from None
+    try:
+        yield _take_over(folder)
+    finally:
+        lock.release()
+
+
+def make_folder(parent: Path) -> Path:
+    """A fresh folder named by the time; no two processes get the same one.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    stamp, count = time.strftime("%Y%m%d-%H%M%S"), 0
+    parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        folder = parent / (f"{stamp}-{count}" if count else stamp)
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            count += 1
+
+
+def remove_if_empty(folder: Path) -> None:
+    """Remove what `make_folder` made below runs/ for a run that was refused at once."""
+    for made in (folder, *folder.parents[:3]):
+        try:
+            made.rmdir()
+        except OSError:  # other runs are in it
+            break
+
+
+def _take_over(folder: Path) -> Owner:
+    _remove_leftovers(folder)
+    before = _read(folder)
+    boot = _BOOT.read_text().strip() if _BOOT.exists() else ""
+    generation = before.generation + 1 if before else 1
+    owner = Owner(folder, socket.gethostname(), os.getpid(), boot, generation)
+    document = asdict(owner)
+    del document["folder"]
+    write_text(folder / OWNER, json.dumps(document))
+    return owner
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what saves that were killed left half-written: all such names begin with a dot."""
+    for path in (*folder.glob(".*"), *folder.glob("figures/.*")):
+        name = path.name.removeprefix(".").removesuffix(".old")
+        if path.suffix == ".old" and not path.with_name(name).exists():
+            path.rename(path.with_name(name))  # the save died between its two renames
+        elif path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _read(folder: Path) -> Owner | None:
+    """The newest owner that `folder` names, if it names one."""
+    try:
+        return Owner(folder=folder, **json.loads((folder / OWNER).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _name(owner: Owner | None) -> str:
+    return f"process {owner.process} on {owner.host}" if owner else "another process"

@@ -1,0 +1,228 @@
+"""Saving a training so that it can be resumed exactly: after a signal, a crash or a kill.
+
+A state is a tree of mappings with JSON-able values, arrays and tensors at its leaves: weights,
+optimiser, target, membranes, random generators, the seeds and actions of unfinished episodes. It
+goes into one file, written beside the training in a thread and then renamed: tensors as
+safetensors, the rest as JSON, so that reading it executes nothing. A replay is not part of it:
+its arrays are files already, mapped into memory; they keep enough older steps that those of the
+last save stay intact until the next one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.optim import Optimizer
+
+from snn_rl.errors import CheckpointError
+from snn_rl.runs.provenance import bits_depend_on
+
+log = logging.getLogger(__name__)
+
+RESUME, STATE, REPLAY = "resume", "state.safetensors", "replay"
+MACHINE = "machine"
+VERSION = "1"
+"""Of the states; to be raised when what they hold changes."""
+PAUSE = 60.0
+"""Saves are apart by at least this many times what one costs: they take below 2 % of the time."""
+
+
+class Saver:
+    """Keeps the newest state of a stage in `folder`.
+
+    Args:
+        folder: holds the state, and the replay's files below `replay`.
+        every: seconds between saves, at least.
+        check: called before each save; raises where this process may not write any more.
+    """
+
+    def __init__(
+        self, folder: Path, every: float, check: Callable[[], None] = lambda: None
+    ) -> None:
+        self.folder, self.every, self.check = folder, every, check
+        self.cost = 0.0
+        self.saved_at = -float("inf")
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+
+    @property
+    def replay_files(self) -> Path:
+        """Folder of the replay's arrays."""
+        return self.folder / REPLAY
+
+    def due(self) -> bool:
+        """Whether it is time for the next save."""
+        return time.monotonic() - self.saved_at >= max(self.every, PAUSE * self.cost)
+
+    def save(self, state: Mapping[str, Any], before: Callable[[], None] = lambda: None) -> None:
+        """Copy `state` now and write it in the background, after calling `before` there.
+
+        Waits for an earlier save that is still being written.
+
+        Raises:
+            OSError: the earlier one failed.
+            SnnRlError: `check` forbids it.
+        """
+        self.wait()
+        self.check()
+        began = time.monotonic()
+        document, tensors = pack_state(state)
+        copied = time.monotonic() - began
+
+        def write() -> None:
+            try:
+                before()
+                worked = time.thread_time()
+                write_state(self.folder / STATE, document, tensors)
+                self.cost = copied + time.thread_time() - worked
+            except Exception as error:  # raised by wait, in the training's thread
+                self._error = error
+
+        self._thread = threading.Thread(target=write, name="save")
+        self._thread.start()
+        self.saved_at = time.monotonic()
+
+    def wait(self) -> None:
+        """Wait until the last save is on the disk. Raises OSError if it failed."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def load(self) -> dict[str, Any] | None:
+        """The newest state, arrays as tensors; None without one.
+
+        Raises CheckpointError if it is damaged.
+        """
+        path = self.folder / STATE
+        return read_state(path) if path.exists() else None
+
+
+def pack_state(state: Mapping[str, Any]) -> tuple[Any, dict[str, Tensor]]:
+    """`state` as a JSON-able document, and copies of its arrays and tensors by their path."""
+    tensors: dict[str, Tensor] = {}
+    return _pack(state, "state", tensors), tensors
+
+
+def write_state(path: Path, document: Any, tensors: dict[str, Tensor]) -> None:
+    """Write what `pack_state` gave to one file, atomically and durably.
+
+    Raises:
+        OSError: it cannot be written; an earlier file is left as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    try:
+        save_file(
+            tensors,
+            temporary,
+            {
+                "state": json.dumps(document),
+                "version": VERSION,
+                MACHINE: json.dumps(bits_depend_on()),
+            },
+        )
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except SafetensorError as error:  # how safetensors tells of a full disk
+        raise OSError(f"{path} cannot be written: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The state that was packed, its arrays as tensors.
+
+    Raises:
+        CheckpointError: the file is damaged or comes from a version that saved other things.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata()
+        found: dict[str, Any] = _unpack(json.loads(metadata["state"]), tensors)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path} is damaged: remove {path.parent} to train its stage from the start"
+        ) from error
+    if metadata.get("version") != VERSION:
+        raise CheckpointError(
+            f"{path} was saved by another version of snn-rl: finish the run with that one, or "
+            "start a new one from its last finished stage"
+        )
+    _tell_of_changes(path, json.loads(metadata.get(MACHINE, "{}")))
+    return found
+
+
+def _tell_of_changes(path: Path, saved_on: Mapping[str, Any]) -> None:
+    """Say where a resume cannot be exact, since another machine saved the state."""
+    here = bits_depend_on()
+    changed = [name for name in saved_on if saved_on[name] != here.get(name)]
+    if changed:
+        log.warning(
+            "%s was saved on %s: the run goes on, but not bit for bit (other %s)",
+            path,
+            saved_on.get("processor"),
+            ", ".join(changed).replace("_", " "),
+        )
+
+
+def optimizer_state(optimizer: Optimizer) -> dict[str, dict[str, Any]]:
+    """What an optimiser keeps for each parameter, by the parameter's number."""
+    return {str(number): dict(kept) for number, kept in optimizer.state_dict()["state"].items()}
+
+
+def load_optimizer_state(optimizer: Optimizer, state: Mapping[str, Mapping[str, Any]]) -> None:
+    """Return to what `optimizer_state` gave. Tensors take their parameter's memory layout, which
+    fused steps need."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+
+    def laid_out(value: Any, like: Tensor) -> Any:
+        if not isinstance(value, Tensor) or not value.dim():
+            return value
+        return torch.empty_like(like, dtype=value.dtype).copy_(value)
+
+    kept = {
+        int(number): {name: laid_out(value, parameters[int(number)]) for name, value in of.items()}
+        for number, of in state.items()
+    }
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": kept, "param_groups": groups})
+
+
+def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, np.ndarray):
+        value = torch.from_numpy(value)
+    if isinstance(value, Tensor):
+        tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        return {"tensor": name}
+    if isinstance(value, Mapping):
+        return {"items": {key: _pack(v, f"{name}.{key}", tensors) for key, v in value.items()}}
+    if isinstance(value, (list, tuple)) and any(isinstance(v, Tensor) for v in value):
+        return [_pack(v, f"{name}.{i}", tensors) for i, v in enumerate(value)]
+    return {"value": value}
+
+
+def _unpack(document: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(document, list):
+        return [_unpack(value, tensors) for value in document]
+    if "tensor" in document:
+        return tensors[document["tensor"]]
+    if "value" in document:
+        return document["value"]
+    return {key: _unpack(value, tensors) for key, value in document["items"].items()}
