@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from snn_rl.conversion import convert as conversion
 from snn_rl.conversion.convert import Calibration, convert
-from snn_rl.conversion.convert import convert as conversion
 from snn_rl.conversion.tracing import trace
 from snn_rl.core.network import Network
 from snn_rl.energy.report import EnergyReport, energy_report
