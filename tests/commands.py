@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-COMMAND = [sys.executable, "-m", "snn_rl.cli"]
+COMMAND = [sys.executable, "-m", "snn_rl"]
 SMALL = [
     *("train", "--env", "CartPole-v1", "--timesteps", "2", "--set", "hidden=[16]"),
     *("--set", "validation={episodes: 2, every: 512, target: null}"),

@@ -101,7 +101,7 @@ def test_the_rival_must_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_stage_beside_stable_baselines3() -> None:
     pytest.importorskip("stable_baselines3")
     settings = {f"ann.{name}": value for name, value in LEARNER.items()} | SPIKING
-    command = [sys.executable, "-m", "snn_rl.cli", "benchmark", "train", "--env", "CartPole-v1"]
+    command = [sys.executable, "-m", "snn_rl", "benchmark", "train", "--env", "CartPole-v1"]
     command += ["--seconds", "0", "--repeats", "1", "--json"]
     command += [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)

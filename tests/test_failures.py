@@ -12,7 +12,7 @@ import pytest
 
 from snn_rl.agents.agent import load_agent
 
-COMMAND = [sys.executable, "-m", "snn_rl.cli", "train"]
+COMMAND = [sys.executable, "-m", "snn_rl", "train"]
 SMALL = [
     "--timesteps", "1", "--set", "hidden=[8]", "--set", "save_every=0",
     "--set", "validation.episodes=2",

@@ -21,7 +21,7 @@ from snn_rl.runs.monitor import MonitorGroup, StopFlag
 from snn_rl.runs.owner import OWNER, make_folder, own, remove_if_empty
 
 TRAIN = [
-    *[sys.executable, "-m", "snn_rl.cli", "train", "--env", "CartPole-v1", "--timesteps", "1"],
+    *[sys.executable, "-m", "snn_rl", "train", "--env", "CartPole-v1", "--timesteps", "1"],
     *["--steps", "6000", "--set", "hidden=[8]", "--set", "validation.episodes=2"],
     *["--set", "validation.target=null", "--set", "save_every=0"],
 ]

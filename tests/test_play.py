@@ -364,7 +364,7 @@ def test_command(
 
 def test_ctrl_c_keeps_the_video(tmp_path: Path) -> None:
     untrained_agent("PongNoFrameskip-v4").save(tmp_path / "agent")
-    command = [sys.executable, "-m", "snn_rl.cli", "play", "--agent", "agent", "--video", "a.mp4"]
+    command = [sys.executable, "-m", "snn_rl", "play", "--agent", "agent", "--video", "a.mp4"]
     process = subprocess.Popen(
         [*command, "--episodes", "99", "--scale", "0.25"],
         cwd=tmp_path,

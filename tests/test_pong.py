@@ -15,7 +15,7 @@ import pytest
 from snn_rl.agents.agent import load_agent
 from snn_rl.runs.resume import read_state
 
-COMMAND = [sys.executable, "-m", "snn_rl.cli"]
+COMMAND = [sys.executable, "-m", "snn_rl"]
 GAME = "PongNoFrameskip-v4"
 STAGES = ["teacher", "ann", "T1"]
 SMALL = [

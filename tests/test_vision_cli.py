@@ -26,7 +26,7 @@ from snn_rl.vision.experiments import (
     settings_of_run,
 )
 
-COMMAND = [sys.executable, "-m", "snn_rl.cli", "vision"]
+COMMAND = [sys.executable, "-m", "snn_rl", "vision"]
 SMALL = [
     *("--set", "validation=4", "--set", "timesteps=2", "--set", "neurons.calibration=8"),
     *("--set", "ann={epochs: 1, batch: 8}"),
@@ -133,7 +133,7 @@ def test_two_processes_share_the_batches(call: Call, cifar: Path, tmp_path: Path
     options += ["--set", "batch_norm=false", "--set", "ann.epochs=2", "--device", "cpu"]
     options += ["--until", "2"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    both = [*torchrun, "--nproc-per-node", "2", "-m", "snn_rl.cli", "vision", *options]
+    both = [*torchrun, "--nproc-per-node", "2", "-m", "snn_rl", "vision", *options]
     done = subprocess.run(
         [*both, "--run-dir", "two"], cwd=tmp_path, capture_output=True, text=True, timeout=110
     )
