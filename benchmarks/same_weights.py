@@ -101,7 +101,7 @@ def train(training: Training, source: Path, work: Path) -> dict[str, bytes]:
     make_images(home / "images")
     (home / "images.yaml").write_text(IMAGES, encoding="utf-8")
     environment = os.environ | {"PYTHONPATH": str(package), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "snn_rl", *training.arguments.split()]
+    command = [sys.executable, "-m", "snn_rl.cli", *training.arguments.split()]
     command += ["--run-dir", "run"]
     if training.killed:
         kill_once(command, home, environment)
