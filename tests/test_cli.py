@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import stat
-import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -27,23 +26,6 @@ KEYS = {
     *("spike_rates", "alpha", "teacher"),
 }
 Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def call(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Call:
-    """The same entry point without a new process, in an empty folder."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["snn-rl", *arguments])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        output = capsys.readouterr()
-        return int(end.value.code or 0), output.out, output.err
-
-    monkeypatch.chdir(tmp_path)
-    return run
 
 
 def test_the_entry_point_is_installed() -> None:
