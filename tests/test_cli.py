@@ -211,6 +211,14 @@ BAD_INPUT = {
     "bad steps": (["train", "--env", "CartPole-v1", "--steps", "0"], "greater than 0"),
     "bad override": (["train", "--env", "CartPole-v1", "--set", "seed"], "key=value"),
     "missing file": (["train", "--config", "none.yaml"], "none.yaml cannot be read"),
+    "unknown preset": (
+        ["train", "--env", "PongNoFrameskip-v4", "--preset", "papre"],
+        "PongNoFrameskip-v4 has no preset 'papre'; it has paper",
+    ),
+    "two sets of settings": (
+        ["train", "--config", "own.yaml", "--preset", "paper"],
+        "--config and --preset are two sets of settings: leave one out",
+    ),
     "bad schedule": (["train", "--env", "CartPole-v1", "--until", "9"], "timesteps >= until"),
     "bad device": (["train", "--env", "CartPole-v1", "--device", "tpu9"], "'tpu9' is not avail"),
     "bad teacher": (["train", "--env", "CartPole-v1", "--teacher", "x"], "no agent at x"),
