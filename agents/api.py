@@ -19,6 +19,7 @@ from snn_rl.runs.owner import remove_if_empty
 def train(
     config: TrainConfig | Mapping[str, Any] | str,
     *,
+    preset: str | None = None,
     run_dir: str | Path | None = None,
     resume: bool = False,
     q_network: QNetworkFactory | None = None,
@@ -28,6 +29,7 @@ def train(
     Args:
         config: an environment id (its preset, or defaults), settings on top of the preset of
             their "env", or a complete TrainConfig.
+        preset: another preset of the environment than its first one, e.g. "paper" for Pong.
         run_dir: where everything is written; by default runs/<env>/<time>.
         resume: go on with a run that is in `run_dir` already; its own configuration counts.
         q_network: builds your own torch Q-network from (input shape, number of actions); it must
@@ -42,7 +44,7 @@ def train(
     if isinstance(config, str):
         config = {"env": config}
     if not isinstance(config, TrainConfig):
-        config = make_config(with_preset(config))
+        config = make_config(with_preset(config, preset))
     if resume:
         folder, config, _ = run_to_resume(Path(run_dir) if run_dir else None)
     else:

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from snn_rl.conversion.temporal_pruning import schedule
 from snn_rl.envs.games import UnsupportedEnvironment, atari_game
 from snn_rl.errors import ConfigError, SnnRlError
-from snn_rl.support.settings import Section, merge, shipped, validate
+from snn_rl.support.settings import Section, merge, shipped, shipped_names, validate
 
 
 class NeuronConfig(Section):
@@ -220,7 +220,7 @@ class TrainConfig(Section):
             raise ValueError("hidden layers need at least one unit")
         if max(self.privileged.td) == 0:
             raise ValueError("privileged: td is zero, and a teacher has no teacher to learn from")
-        if self.teacher == "self" and max(self.ann.td) == 0:
+        if self.teacher == "self" and self.ann.steps > 0 and max(self.ann.td) == 0:
             raise ValueError("ann: td is zero, and with teacher self the ANN has no teacher")
         return self
 
@@ -248,10 +248,31 @@ def make_config(data: Mapping[str, Any], source: str = "configuration") -> Train
     return validate(TrainConfig, data, source)
 
 
-def with_preset(given: Mapping[str, Any]) -> dict[str, Any]:
+def with_preset(given: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
     """Settings on top of those shipped for their "env" and "stack": configs/<env>.yaml; for other
-    Atari games, and for any that is seen in several frames, Atari.yaml and Atari-stacked.yaml."""
-    return merge(_preset(str(given.get("env", "")), given.get("stack", 1) != 1), given)
+    Atari games, and for any that is seen in several frames, Atari.yaml and Atari-stacked.yaml.
+
+    Args:
+        name: of another preset of the environment, configs/<env>-<name>.yaml.
+
+    Raises:
+        ConfigError: the environment has no preset of this name.
+    """
+    env_id = str(given.get("env", ""))
+    return merge(
+        _named(env_id, name) if name else _preset(env_id, given.get("stack", 1) != 1), given
+    )
+
+
+def _named(env_id: str, name: str) -> dict[str, Any]:
+    prefix = env_id.replace("/", "-") + "-"
+    names = [file.removeprefix(prefix) for file in shipped_names() if file.startswith(prefix)]
+    if name not in names:
+        known = (
+            f"it has {', '.join(names)}" if names else "it has none but its default: leave it out"
+        )
+        raise ConfigError(f"{env_id or 'no environment'} has no preset {name!r}; {known}")
+    return shipped(prefix + name)
 
 
 def _preset(env_id: str, stacked: bool) -> dict[str, Any]:

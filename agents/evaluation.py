@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,7 +16,14 @@ from torch import Tensor
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.policy import Policy
 from snn_rl.energy.report import energy_report
-from snn_rl.envs import make_vector
+from snn_rl.envs import (
+    UnsupportedEnvironment,
+    all_starts,
+    count_no_ops,
+    falls,
+    has_table,
+    make_vector,
+)
 from snn_rl.envs.observation import ObservationPipeline
 
 VALIDATION_SEEDS, EVALUATION_SEEDS = 100_000_000, 200_000_000
@@ -69,7 +76,11 @@ class Stopped(Exception):
 class Evaluation:
     """Episodes in the order of their seeds.
 
-    `neuron_rates` holds spikes per frame of every neuron by layer, summed over the timesteps.
+    Attributes:
+        truncated: episodes that a limit of time or of frames ended.
+        distinct_trials: different games, compared from their first reward on: where play begins a
+            few frames later, but then takes the same course, it is the same game.
+        neuron_rates: spikes per frame of every neuron by layer, summed over the timesteps.
     """
 
     rewards: list[float]
@@ -92,6 +103,25 @@ class Evaluation:
     def std(self) -> float:
         """Population standard deviation of the episode rewards."""
         return float(np.std(self.rewards))
+
+    @property
+    def standard_error(self) -> float | None:
+        """Of the mean, where the episodes are a random sample; None of a single one."""
+        count = len(self.rewards)
+        return float(np.std(self.rewards, ddof=1) / np.sqrt(count)) if count > 1 else None
+
+
+class _Course:
+    """What happens in one game from its first reward on, or in all of it if there is none."""
+
+    def __init__(self) -> None:
+        self.scored = False
+        self.digest = hashlib.sha256()
+
+    def add(self, action: int, reward: float) -> None:
+        if reward != 0 and not self.scored:
+            self.scored, self.digest = True, hashlib.sha256()
+        self.digest.update(f"{action},{reward};".encode())
 
 
 def evaluate(
@@ -122,7 +152,7 @@ def evaluate(
         state, start = policy.initial_state(count), np.ones(count, np.bool_)
         actions, cut = np.zeros(count, np.int64), np.zeros(count, np.bool_)
         rewards, lengths = np.zeros(count), np.zeros(count, np.int64)
-        games = [hashlib.sha256() for _ in seeds]
+        games = [_Course() for _ in seeds]
         while len(playing) and (max_frames is None or lengths.max() < max_frames):
             if should_stop():
                 raise Stopped
@@ -133,7 +163,7 @@ def evaluate(
             rewards[playing] += reward[playing]
             lengths[playing] += 1
             for i in playing:
-                games[i].update(f"{actions[i]},{reward[i]};".encode())
+                games[i].add(int(actions[i]), float(reward[i]))
             cut[playing] = (truncated & ~terminated)[playing]
             goes_on = ~(terminated | truncated)[playing]
             if not goes_on.all():
@@ -147,7 +177,7 @@ def evaluate(
         rewards=rewards.tolist(),
         lengths=lengths.tolist(),
         truncated=int(cut.sum()),
-        distinct_trials=len({game.hexdigest() for game in games}),
+        distinct_trials=len({game.digest.hexdigest() for game in games}),
         neuron_rates=rates.result(),
     )
 
@@ -156,21 +186,31 @@ def evaluate_agent(
     agent: Agent,
     name: str,
     *,
-    trials: int,
+    trials: int | Literal["all"],
     seed: int = 0,
     conditions: Conditions | None = None,
     max_frames: int | None = None,
 ) -> dict[str, Any]:
     """JSON-able result of `trials` greedy episodes on evaluation seeds, one row of a table.
 
+    "exact" is true where the episodes are all that the environment has, so that "mean_reward" has
+    no error; "failures" counts the episodes that ended before their time limit, where that is a
+    failure; "validation_starts" the episodes that begin as one does that chose the agent's weights,
+    where that can be known. Each is None where it means nothing.
+
     Args:
         name: how the agent was named (a path, or zoo:<env>/<stage>).
+        trials: number of episodes, or "all" for one from each start that the environment has.
         seed: chooses the block of evaluation seeds.
         conditions: by default the frames that the agent was trained on, and nothing more.
         max_frames: as for `evaluate`.
+
+    Raises:
+        UnsupportedEnvironment: the environment cannot be made, or not be played from all starts.
     """
     policy, conditions = agent.policy, conditions or Conditions(maxpool=agent.maxpool)
-    seeds = evaluation_seeds(seed, trials)
+    exact = trials == "all"
+    seeds = every_start(agent.env_id, conditions) if exact else evaluation_seeds(seed, int(trials))
     result = evaluate(
         policy,
         agent.env_id,
@@ -190,10 +230,14 @@ def evaluate_agent(
         "stage": agent.card.get("stage"),
         "timesteps": policy.timesteps,
         "carry_membrane": policy.carry_membrane,
-        "trials": trials,
+        "trials": len(seeds),
+        "exact": exact,
         "distinct_trials": result.distinct_trials,
         "mean_reward": result.mean,
         "std_reward": result.std,
+        "standard_error": 0.0 if exact else result.standard_error,
+        "failures": len(seeds) - result.truncated if falls(agent.env_id) else None,
+        "validation_starts": validation_starts(agent, seeds, conditions),
         "rewards": result.rewards,
         "lengths": result.lengths,
         "truncated": result.truncated,
@@ -205,6 +249,38 @@ def evaluate_agent(
         "max_frames": max_frames,
         **asdict(conditions),
     }
+
+
+def every_start(env_id: str, conditions: Conditions) -> list[int]:
+    """Seeds of all starts of an environment.
+
+    Raises:
+        UnsupportedEnvironment: it draws at random in play, under these conditions or always.
+    """
+    if conditions.flicker > 0:
+        raise UnsupportedEnvironment(
+            f"{env_id} under flicker cannot be played from all of its starts, since blank frames "
+            "make every game another one: name a number of games, e.g. --trials 60"
+        )
+    return list(all_starts(env_id, conditions.sticky))
+
+
+def validation_starts(agent: Agent, seeds: Sequence[int], conditions: Conditions) -> int | None:
+    """How many episodes begin as one of those does that chose the agent's weights.
+
+    Seeds of both never meet, but a deterministic game has few starts. None where the card does not
+    say how the agent was validated.
+    """
+    validated = agent.card.get("provenance", {}).get("validation")
+    if not isinstance(validated, dict):
+        return None
+    if conditions.flicker > 0 or not has_table(agent.env_id, conditions.sticky):
+        return 0
+    seed, count = int(validated["seed"]), int(validated["episodes"])
+    chosen = validation_seeds(seed, count)
+    chosen += validation_seeds(seed, int(validated["confirm"]), confirm=True)
+    known = set(count_no_ops(agent.env_id, chosen).tolist())
+    return sum(no_ops in known for no_ops in count_no_ops(agent.env_id, seeds).tolist())
 
 
 class _RateCounter:

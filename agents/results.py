@@ -17,9 +17,13 @@ from snn_rl.support.settings import read_yaml
 
 RECORDED = (
     "trials",
+    "exact",
     "distinct_trials",
+    "validation_starts",
+    "failures",
     "mean_reward",
     "std_reward",
+    "standard_error",
     "spike_rate",
     "spike_rates",
     "alpha",

@@ -302,6 +302,7 @@ class Run:
             "provenance": {
                 "command": self.command,
                 "seed": self.config.seed,
+                "validation": self._validated(),
                 "steps": result.steps,
                 "updates": result.updates,
                 "seconds": round(result.seconds, 1),
@@ -310,6 +311,12 @@ class Run:
             },
             "results": {"validation": round(result.validation, 2)},
         }
+
+    def _validated(self) -> dict[str, int]:
+        """Which games chose the weights: see `validation_seeds`."""
+        validation = self.config.validation
+        confirm = validation.confirm if validation.target is not None else 0
+        return {"seed": self.config.seed, "episodes": validation.episodes, "confirm": confirm}
 
 
 def stage_seed(seed: int, index: int) -> int:

@@ -6,10 +6,11 @@ Importing registers ``PositionOnlyCartPole-v1`` and ``PixelCartPole-v1`` with Gy
 from gymnasium.envs.registration import register, registry
 
 from snn_rl.envs.atari import AtariVector
-from snn_rl.envs.cartpole import PixelCartPole, PositionOnlyCartPole, draw_cartpole
+from snn_rl.envs.cartpole import PixelCartPole, PositionOnlyCartPole, draw_cartpole, falls
 from snn_rl.envs.games import AtariGame, UnsupportedEnvironment, atari_game
 from snn_rl.envs.seeding import RestoreError, episode_seed
 from snn_rl.envs.spaces import EnvironmentSpec, check_spaces
+from snn_rl.envs.starts import all_starts, count_no_ops, has_table
 from snn_rl.envs.vector import SeededEpisodes, make_vector, restore, snapshot
 from snn_rl.envs.wrappers import UNBLANKED, Flicker, Sticky
 
@@ -34,10 +35,14 @@ __all__ = [
     "SeededEpisodes",
     "Sticky",
     "UnsupportedEnvironment",
+    "all_starts",
     "atari_game",
     "check_spaces",
+    "count_no_ops",
     "draw_cartpole",
     "episode_seed",
+    "falls",
+    "has_table",
     "make_vector",
     "restore",
     "snapshot",

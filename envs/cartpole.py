@@ -23,6 +23,9 @@ VIEW_METRES = 4.8
 BACKGROUND, CART, POLE = 0, 110, 255
 """Grey levels of a frame."""
 
+FALLING = frozenset({"CartPole-v0", "CartPole-v1", "PositionOnlyCartPole-v1", "PixelCartPole-v1"})
+"""Environments whose games last until their time limit unless the agent fails."""
+
 _PIXELS_PER_METRE = FRAME_SIZE / VIEW_METRES
 _CART_WIDTH, _CART_HEIGHT, _CART_TOP = 15.0, 9.0, 66.0
 # Drawn 2.7 times as long as to scale: the lean of a slow pole must move pixels too.
@@ -94,6 +97,12 @@ class PixelCartPole(_PartialCartPole):
 
     def _observe(self, x: float, theta: float) -> NDArray[np.uint8]:
         return draw_cartpole(x, theta)
+
+
+def falls(env_id: str) -> bool:
+    """Whether a game of the environment fails by ending before its time limit: CartPole and its
+    variants, where the pole has fallen then or the cart has left the track."""
+    return env_id.rpartition(":")[2] in FALLING
 
 
 def draw_cartpole(x: float, theta: float) -> NDArray[np.uint8]:

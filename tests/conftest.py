@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import gymnasium as gym
 import pytest
 from atari_games import ENTRY
 from commands import SMALL, snn_rl_command
+
+from snn_rl import cli
 
 
 @pytest.fixture
@@ -35,3 +38,20 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.stdout == ""
     (folder / "stderr.txt").write_text(done.stderr)
     return folder
+
+
+@pytest.fixture
+def call(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., tuple[int, str, str]]:
+    """The same entry point without a new process, in an empty folder."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["snn-rl", *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        output = capsys.readouterr()
+        return int(end.value.code or 0), output.out, output.err
+
+    monkeypatch.chdir(tmp_path)
+    return run

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import stat
-import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -27,23 +26,6 @@ KEYS = {
     *("spike_rates", "alpha", "teacher"),
 }
 Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def call(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Call:
-    """The same entry point without a new process, in an empty folder."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["snn-rl", *arguments])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        output = capsys.readouterr()
-        return int(end.value.code or 0), output.out, output.err
-
-    monkeypatch.chdir(tmp_path)
-    return run
 
 
 def test_the_entry_point_is_installed() -> None:
@@ -229,6 +211,14 @@ BAD_INPUT = {
     "bad steps": (["train", "--env", "CartPole-v1", "--steps", "0"], "greater than 0"),
     "bad override": (["train", "--env", "CartPole-v1", "--set", "seed"], "key=value"),
     "missing file": (["train", "--config", "none.yaml"], "none.yaml cannot be read"),
+    "unknown preset": (
+        ["train", "--env", "PongNoFrameskip-v4", "--preset", "papre"],
+        "PongNoFrameskip-v4 has no preset 'papre'; it has paper",
+    ),
+    "two sets of settings": (
+        ["train", "--config", "own.yaml", "--preset", "paper"],
+        "--config and --preset are two sets of settings: leave one out",
+    ),
     "bad schedule": (["train", "--env", "CartPole-v1", "--until", "9"], "timesteps >= until"),
     "bad device": (["train", "--env", "CartPole-v1", "--device", "tpu9"], "'tpu9' is not avail"),
     "bad teacher": (["train", "--env", "CartPole-v1", "--teacher", "x"], "no agent at x"),
@@ -265,7 +255,7 @@ def test_bad_input_is_answered_with_one_sentence(case: str, call: Call, tmp_path
         (["train", "--nonsense"], "No such option: --nonsense"),
         (["train", "--env"], "requires an argument"),
         (["train", "--seed", "x"], "Invalid value for '--seed'"),
-        (["evaluate", "--trials", "0"], "Invalid value for '--trials'"),
+        (["evaluate", "--trials", "0"], "--trials '0' must be a whole number from 1, or all"),
         (["evaluate", "--flicker", "2"], "Invalid value for '--flicker'"),
         (["nonsense"], "No such command 'nonsense'"),
     ],

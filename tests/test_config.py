@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,8 @@ def test_a_stage_without_teacher_needs_the_q_learning_loss() -> None:
     distil_only = {"td": [0, 0], "distill": [1, 1]}
     assert "ann: td is zero" in refusal(ann=distil_only)
     assert make(ann=distil_only, teacher="stack:4").ann.td == [0.0, 0.0]
+    given = make(ann=distil_only | {"steps": 0}, start="zoo:CartPole-v1/ann")
+    assert given.ann.steps == 0  # it learns nothing, so it needs no teacher
     assert "privileged: td is zero" in refusal(privileged=distil_only, teacher="stack:4")
 
 
@@ -290,8 +293,36 @@ def test_there_is_a_preset() -> None:
 def test_presets_validate_and_are_found_by_their_environment(name: str) -> None:
     file = resources.files("snn_rl.configs") / f"{name}.yaml"
     data = yaml.safe_load(file.read_text())
-    assert with_preset({"env": data["env"]}) == data, f"{file} is not named after its environment"
+    first = data["env"].replace("/", "-")
+    own = None if name == first else name.removeprefix(f"{first}-")
+    found = with_preset({"env": data["env"]}, own)
+    assert found == data, f"{file} is not named after its environment"
     assert make_config(data).env == data["env"]
+
+
+def test_the_papers_pipeline_borrows_nothing() -> None:
+    config = make_config(with_preset({"env": "PongNoFrameskip-v4"}, "paper"))
+    assert (config.teacher, config.stack, config.maxpool, config.start) == ("self", 1, True, None)
+    assert min(config.ann.td) > 0
+    assert max(config.ann.distill) == 0
+    assert config.stages() == [5, 3, 1]
+    other = with_preset({"env": "PongNoFrameskip-v4", "seed": 3, "stack": 2}, "paper")
+    assert make_config(other).ann == config.ann
+
+
+@pytest.mark.parametrize(
+    ("env", "name", "known"),
+    [
+        ("PongNoFrameskip-v4", "papers", "it has paper"),
+        ("PongNoFrameskip-v4", "../PongNoFrameskip-v4-paper", "it has paper"),
+        ("CartPole-v1", "paper", "it has none but its default"),
+        ("", "paper", "no environment has no preset"),
+    ],
+)
+def test_unknown_presets_are_refused_with_those_there_are(env: str, name: str, known: str) -> None:
+    with pytest.raises(ConfigError, match=f"no preset {re.escape(repr(name))}") as caught:
+        with_preset({"env": env}, name)
+    assert known in str(caught.value)
 
 
 def test_atari_games_without_preset_share_one() -> None:

@@ -51,8 +51,12 @@ def test_an_ann_goes_on_from_the_given_weights(first: Path, tmp_path: Path) -> N
     assert not same(trained["ann"], load_agent(first / "ann"))
 
 
-def test_a_given_ann_can_be_taken_as_it_is(first: Path, tmp_path: Path) -> None:
-    ann = {**FEW["ann"], "steps": 0}
+@pytest.mark.parametrize("losses", [{}, {"td": [0.0, 0.0], "distill": [1.0, 1.0]}])
+def test_a_given_ann_can_be_taken_as_it_is(
+    first: Path, tmp_path: Path, losses: dict[str, Any]
+) -> None:
+    """Also where the preset's ANN would learn from a teacher alone: this one learns nothing."""
+    ann = {**FEW["ann"], "steps": 0, **losses}
     agents = train(tmp_path / "run", start=str(first / "ann"), ann=ann)
     assert same(agents["ann"], load_agent(first / "ann"))
     assert list(agents) == ["ann", "T2", "T1"]

@@ -30,8 +30,11 @@ _COLUMNS = (
     "stage",
     "timesteps T",
     "reward (mean ± std)",
+    "standard error",
     "trials",
     "distinct trials",
+    "failures",
+    "validation starts",
     "spike rate",
     "α",
     "membranes",
@@ -46,7 +49,10 @@ _GLOSSARY = """\
   stages come from.
 - **Reward**: of whole episodes played greedily, as the environment gives it (unclipped), on seeds
   that neither training nor validation used; mean ± population standard deviation over the trials.
-  **Distinct trials** counts how many of them differ in an action or a reward.
+  **Distinct trials** counts how many of them differ in an action or a reward, from the first
+  reward on; **failures** those that ended before their time limit; **validation starts** those
+  that begin as a game does that chose the weights, since a deterministic game has few starts. The
+  **standard error** is that of the mean; it is 0 where the trials are all the starts there are.
 - **Spike rate**: spikes per neuron per frame, summed over the T timesteps; mean over all spiking
   neurons.
 - **α**: compute energy of the ANN divided by this network's (4.6 pJ per multiply-accumulate, 0.9 pJ
@@ -146,8 +152,11 @@ def _row(stage: str, score: StageScore | None, card: dict[str, Any]) -> list[str
         f"**{escape(stage_label(stage))}**",
         "–" if ann or timesteps is None else f"{timesteps}",
         f"{format_reward(score.mean_reward)} ± {format_reward(score.std_reward)}" if score else "–",
+        _standard_error(score),
         f"{score.trials}" if score else "–",
         f"{score.distinct_trials}" if score else "–",
+        "–" if score is None or score.failures is None else f"{score.failures}",
+        "–" if score is None or score.validation_starts is None else f"{score.validation_starts}",
         "–" if ann or score is None or score.spike_rate is None else f"{score.spike_rate:.3f}",
         "–" if score is None or score.alpha is None else f"{score.alpha:.2f}",
         "–" if ann or carried is None else "carried" if carried else "zeroed",
@@ -156,6 +165,12 @@ def _row(stage: str, score: StageScore | None, card: dict[str, Any]) -> list[str
         format_reward(validation) if isinstance(validation, int | float) else "–",
         escape(str(teacher)) if teacher else "–",
     ]
+
+
+def _standard_error(score: StageScore | None) -> str:
+    if score is None or score.standard_error is None:
+        return "–"
+    return "0 (all starts)" if score.exact else f"{score.standard_error:.2g}"
 
 
 def _teachers(cells: Any) -> str:

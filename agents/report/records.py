@@ -34,6 +34,10 @@ class StageScore(_Record):
     mean_reward: float
     std_reward: float = Field(ge=0)
     rewards: list[float]
+    exact: bool = False
+    standard_error: float | None = None
+    failures: int | None = None
+    validation_starts: int | None = None
     truncated: int = 0
     spike_rate: float | None = None
     spike_rates: dict[str, float] = {}

@@ -6,7 +6,7 @@ import sys
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -31,7 +31,9 @@ Flicker = Annotated[float, typer.Option(min=0.0, max=1.0, help="Probability of a
 
 def evaluate(
     agent: AgentOption = None,
-    trials: Annotated[int, typer.Option(min=1, help="Full games per stage.")] = 20,
+    trials: Annotated[
+        str, typer.Option(help="Full games per stage; all: one from each start of Pong.")
+    ] = "20",
     timesteps: OtherT = None,
     no_carry: NoCarry = False,
     sticky: Sticky = None,
@@ -58,6 +60,9 @@ def evaluate(
     plain = plain and maxpool is None and max_frames is None
     if record and not plain:
         raise SnnRlError("--record keeps the standard scores: leave out the other options")
+    games = _games(trials)
+    if games == "all" and seed:
+        raise SnnRlError("--trials all plays every start there is: leave out --seed")
     run, agents = _find(agent)
     rows = []
     for name, loaded in agents.items():
@@ -65,7 +70,7 @@ def evaluate(
         loaded = _as_asked(loaded, timesteps, no_carry)
         world = Conditions(flicker, sticky, loaded.maxpool if maxpool is None else maxpool)
         row = evaluate_agent(
-            loaded, name, trials=trials, seed=seed, conditions=world, max_frames=max_frames
+            loaded, name, trials=games, seed=seed, conditions=world, max_frames=max_frames
         )
         rows.append(row)
     if run is not None and plain:
@@ -164,6 +169,15 @@ def energy(
     if as_json:
         show_json([{"agent": name} | found.to_dict() for name, found in reports.items()])
     show_energy(reports, "frame", figure, tables=not as_json)
+
+
+def _games(text: str) -> int | Literal["all"]:
+    """Number of games of a --trials text."""
+    if text == "all":
+        return "all"
+    if not (text.isascii() and text.isdecimal() and int(text) > 0):
+        raise SnnRlError(f"--trials {text!r} must be a whole number from 1, or all")
+    return int(text)
 
 
 def _find(source: str | None) -> tuple[Path | None, dict[str, Agent]]:

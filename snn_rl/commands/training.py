@@ -27,6 +27,9 @@ def train(
         int | None,
         typer.Option(help="Environment steps of each stage at most (not spiking timesteps)."),
     ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Another preset of the environment, e.g. paper for Pong.")
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help="YAML file that replaces the environment's preset.")
     ] = None,
@@ -88,13 +91,15 @@ def train(
         options |= {stage: {"steps": steps} for stage in ("privileged", "ann", "spiking")}
         options["spiking"]["steps_at"] = None
     if resume:
-        if options or config or set_:
+        if options or config or set_ or preset:
             raise SnnRlError("--resume takes no options but --run-dir: the run keeps its settings")
         folder, settings, command = run_to_resume(run_dir)
+    elif config and preset:
+        raise SnnRlError("--config and --preset are two sets of settings: leave one out")
     else:
         options = merge(options, parse_overrides(set_ or []))
         settings = make_config(
-            merge(read_yaml(config), options) if config else with_preset(options)
+            merge(read_yaml(config), options) if config else with_preset(options, preset)
         )
         folder, command = run_folder(run_dir, settings.env), _reproducing(sys.argv[1:])
     try:

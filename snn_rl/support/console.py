@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -103,21 +103,36 @@ def describe(progress: StageProgress, validation: float | None = None) -> str:
 def evaluation_table(rows: Sequence[dict[str, Any]]) -> Table:
     """Table of `snn-rl evaluate`: one row per stage."""
     title, limit = f"{rows[0]['env']}, {rows[0]['trials']} trials", rows[0]["max_frames"]
+    if rows[0]["exact"]:
+        title += ", all starts there are: the means are exact"
     if limit:
         title += f", cut off after {limit:,} frames"
-    table = Table("stage", "T", "mean ± std", "min", "max", "distinct", "spikes", "α", title=title)
+    heads = ["stage", "T", "mean ± std", "error", "min", "max", "distinct"]
+    counts = {"failures": "failures", "validation_starts": "validated"}
+    shown = {key: head for key, head in counts.items() if any(row[key] for row in rows)}
+    table = Table(*heads, *shown.values(), "spikes", "α", title=title)
     for row in rows:
         table.add_row(
             row["stage"],
             str(row["timesteps"]) if row["spike_rates"] else "–",
-            f"{row['mean_reward']:.1f} ± {row['std_reward']:.1f}",
+            mean_and_deviation(row),
+            "–" if row["standard_error"] is None else f"{row['standard_error']:.2f}",
             f"{min(row['rewards']):g}",
             f"{max(row['rewards']):g}",
             str(row["distinct_trials"]),
+            *("–" if row[key] is None else str(row[key]) for key in shown),
             f"{row['spike_rate']:.3f}" if row["spike_rates"] else "–",
             f"{row['alpha']:.2f}",
         )
+    if "validation_starts" in shown:
+        table.caption = "validated: trials that begin as one did that chose the agent's weights"
     return table
+
+
+def mean_and_deviation(scores: Mapping[str, Any]) -> str:
+    """Mean ± standard deviation of an agent's scores; two decimals where the mean is exact."""
+    digits = 2 if scores.get("exact") else 1
+    return f"{scores['mean_reward']:.{digits}f} ± {scores['std_reward']:.{digits}f}"
 
 
 def zoo_table(rows: Sequence[dict[str, Any]]) -> Table:
@@ -132,8 +147,8 @@ def zoo_table(rows: Sequence[dict[str, Any]]) -> Table:
         table.add_row(
             f"zoo:{row['name']}",
             str(row["timesteps"]) if spiking else "–",
-            f"{scores['mean_reward']:.1f} ± {scores['std_reward']:.1f}" if played else "–",
-            str(scores.get("trials", "–")),
+            mean_and_deviation(scores) if played else "–",
+            "all" if scores.get("exact") else str(scores.get("trials", "–")),
             f"{scores['spike_rate']:.3f}" if spiking else "–",
             f"{scores['alpha']:.2f}" if "alpha" in scores else "–",
             row.get("teacher") or "–",

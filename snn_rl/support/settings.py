@@ -48,6 +48,12 @@ def shipped(name: str) -> dict[str, Any]:
     return dict(_parse(file.read_text(encoding="utf-8"))) if file.is_file() else {}
 
 
+def shipped_names() -> list[str]:
+    """Names of the files in configs/, without .yaml."""
+    files = (file.name for file in resources.files("snn_rl.configs").iterdir())
+    return sorted(name.removesuffix(".yaml") for name in files if name.endswith(".yaml"))
+
+
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """`base` with `changes` on top, section by section."""
     result = dict(base)
