@@ -1,0 +1,147 @@
+"""From a traced network to an agent of stage `ann`: its pipeline and its card."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snn_rl.agents.agent import Agent
+from snn_rl.agents.policy import Policy
+from snn_rl.core.network import Network
+from snn_rl.envs import EnvironmentSpec, atari_game
+from snn_rl.envs.observation import ObservationPipeline
+from snn_rl.envs.spaces import make_single
+from snn_rl.errors import SnnRlError
+from snn_rl.runs.provenance import written
+
+IMPORTED = "imported"
+"""Where a card says that its agent was trained elsewhere."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where an agent comes from.
+
+    Attributes:
+        source: who trained it, e.g. "Stable-Baselines3 2.9.2 DQN".
+        file: the file it was read from, if any.
+        fire_reset: its episodes opened with FIRE where the game waits for it.
+        differences: one sentence each on what is not as in its home.
+    """
+
+    source: str
+    file: Path | None = None
+    fire_reset: bool = False
+    differences: tuple[str, ...] = field(default=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form, for a card."""
+        digest = None
+        if self.file is not None:
+            with self.file.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return {
+            "source": self.source,
+            "file": self.file.name if self.file else None,
+            "sha256": digest,
+            "fire_reset": self.fire_reset,
+            "differences": list(self.differences),
+        }
+
+
+def vector_pipeline(spec: EnvironmentSpec, scale: Sequence[float] | None) -> ObservationPipeline:
+    """Pipeline of a vector environment that multiplies each feature by `scale`, or by nothing.
+
+    Raises:
+        SnnRlError: not one finite factor per feature.
+    """
+    factors = tuple(float(factor) for factor in scale or ())
+    if (factors and (len(factors),) != spec.observation_shape) or not np.isfinite(factors).all():
+        raise SnnRlError(
+            f"scale needs {spec.observation_shape[0]} finite factors, one per feature of "
+            f"{spec.env_id}, but got {list(factors)}"
+        )
+    return ObservationPipeline("vector", spec.observation_shape, scale=factors)
+
+
+def image_pipeline(spec: EnvironmentSpec) -> ObservationPipeline:
+    """Pipeline of an image environment: one grey frame of 84 x 84 pixels."""
+    return ObservationPipeline("image", spec.observation_shape, grey=spec.grey)
+
+
+def imported_agent(
+    network: Network,
+    spec: EnvironmentSpec,
+    pipeline: ObservationPipeline,
+    origin: Origin,
+    *,
+    maxpool: bool = False,
+) -> Agent:
+    """Agent of stage `ann` around a traced network.
+
+    Raises:
+        SnnRlError: the network's output is not one Q-value per action of the environment.
+    """
+    outputs = network.shapes()[network.nodes[-1].name]
+    if outputs != (spec.num_actions,):
+        raise SnnRlError(
+            f"the network gives {'x'.join(map(str, outputs))} values; {spec.env_id} has "
+            f"{spec.num_actions} actions"
+        )
+    card = {
+        "stage": "ann",
+        "environment": {
+            "env_id": spec.env_id,
+            "num_actions": spec.num_actions,
+            "maxpool": maxpool,
+        },
+        "teacher": None,
+        IMPORTED: origin.to_dict(),
+        "provenance": {"command": f"imported from {origin.source}", "steps": 0, **written()},
+        "results": {},
+    }
+    return Agent(Policy(network.eval()), pipeline, card)
+
+
+def check_maxpool(spec: EnvironmentSpec, maxpool: bool) -> None:
+    """Raise SnnRlError if frames cannot be max-pooled: only Atari games' can."""
+    if maxpool and atari_game(spec.env_id) is None:
+        raise SnnRlError(f"{spec.env_id} is no Atari game: its frames cannot be max-pooled")
+
+
+def grey_difference(spec: EnvironmentSpec, frames: int = 64) -> str:
+    """How far this toolkit's grey levels of an Atari game lie from OpenCV's, in one sentence."""
+    pipelines = [
+        ObservationPipeline("image", spec.observation_shape, grey=grey) for grey in ("ale", "cv2")
+    ]
+    seen = _random_play(spec, frames)
+    ours, theirs = (pipeline.encode(seen).astype(np.int16) for pipeline in pipelines)
+    distance = np.abs(ours - theirs)
+    return (
+        f"grey levels follow ALE's palette, not OpenCV's formula: {(distance > 0).mean():.1%} of "
+        f"the pixels differ, by {distance.max()} of 255 at most (random play, {frames} frames)"
+    )
+
+
+def _random_play(spec: EnvironmentSpec, frames: int) -> NDArray[np.uint8]:
+    env = make_single(spec.env_id)
+    generator = np.random.default_rng(0)
+    try:
+        seen, over = [env.reset(seed=0)[0]], False
+        while len(seen) < frames:
+            if over:
+                observation, over = env.reset()[0], False
+            else:
+                action = int(generator.integers(spec.num_actions))
+                observation, _, terminated, truncated, _ = env.step(action)
+                over = terminated or truncated
+            seen.append(observation)
+        return np.stack(seen)
+    finally:
+        env.close()
