@@ -187,7 +187,7 @@ def load_agent(source: str | Path) -> Agent:
         raise CheckpointError(f"{folder} is damaged: its card lacks {error}") from error
     except ValueError as error:
         raise CheckpointError(f"{folder} is damaged: {error}") from error
-    outputs = network.shapes()[network.nodes[-1].name]
+    outputs = network.shapes[network.nodes[-1].name]
     if not known or outputs != (int(environment["num_actions"]),):
         raise CheckpointError(f"{folder} is damaged: its network does not fit its environment")
     if not privileged and network.input_shape != pipeline.frame_shape:

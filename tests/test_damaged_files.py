@@ -141,7 +141,7 @@ def graph_with(**options: Any) -> list[dict[str, Any]]:
         ({"graph": graph_with(shape=[5])}, "do not fit"),
         ({"graph": graph_with(shape=[])}, "do not fit"),
         ({"graph": graph_with(shape="four")}, "do not fit"),
-        ({"graph": graph_with(leak="galaxy")}, "granularity"),
+        ({"graph": graph_with(leak="galaxy")}, "leak is 'galaxy'"),
         ({"graph": graph_with()[:1]}, "do not fit"),
         ({"graph": [{**graph_with()[0], "op": "exec"}]}, "unknown operation 'exec'"),
         ({"grid": None}, "damaged"),

@@ -229,7 +229,7 @@ def test_a_q_network_of_ones_own(tmp_path: Path) -> None:
     assert list(agents) == ["ann", "T2", "T1"]
     for name, agent in agents.items():
         loaded = load_agent(tmp_path / "run" / name)
-        assert any(node.op == "add" for node in loaded.policy.network.nodes)
+        assert any(node.operation.kind == "add" for node in loaded.policy.network.nodes)
         assert loaded.act(np.zeros(4, np.float32)) == agent.act(np.zeros(4, np.float32))
 
 

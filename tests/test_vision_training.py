@@ -171,7 +171,7 @@ def test_a_binary_network_is_trained_as_such(tmp_path: Path) -> None:
     assert list(networks) == ["T1"]
     found = evaluate(networks["T1"], DATA.test, 1, Hardware())
     assert found.accuracy > 0.6
-    assert not any(node.op == "batchnorm" for node in networks["T1"].nodes)  # folded
+    assert not any(node.operation.kind == "batchnorm" for node in networks["T1"].nodes)  # folded
 
 
 def test_pruning_by_magnitude_keeps_a_share(
@@ -232,7 +232,11 @@ def test_layout_and_dropout_change_no_scores() -> None:
     torch.testing.assert_close(classify(last, images, 1), before, rtol=1e-4, atol=1e-5)
     other = network.clone()
     set_dropout(other, 0.5)
-    assert all(node.options["p"] == 0 for node in network.nodes if node.op == "dropout")
+    assert all(
+        node.operation.options()["p"] == 0
+        for node in network.nodes
+        if node.operation.kind == "dropout"
+    )
 
 
 def test_float16_and_bfloat16_keep_membranes_in_float32() -> None:

@@ -14,6 +14,7 @@ from snn_rl.agents.agent import Agent
 from snn_rl.agents.evaluation import STANDARD, Conditions
 from snn_rl.agents.policy import Policy
 from snn_rl.core.network import Network, State
+from snn_rl.core.operations import ReLU
 from snn_rl.envs.pictures import pictures_of
 
 GLOW_DECAY = 0.8
@@ -199,7 +200,7 @@ def _relu_probes(policy: Policy) -> dict[str, Policy]:
     probes = {}
     weights = policy.network.state_dict()
     for index, node in enumerate(policy.network.nodes):
-        if node.op == "relu":
+        if isinstance(node.operation, ReLU):
             probe = Network(policy.network.nodes[: index + 1])
             probe.load_state_dict({key: weights[key] for key in probe.state_dict()})
             probe.to(policy.network.device).eval()

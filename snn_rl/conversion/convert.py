@@ -16,9 +16,10 @@ from torch import Tensor
 
 from snn_rl.conversion.batch_norm import fold_batch_norm
 from snn_rl.conversion.temporal_pruning import rescale_leaks
-from snn_rl.core.graph import WEIGHTED, Node, consumers, rewire
+from snn_rl.core.graph import Node, consumers, rewire
 from snn_rl.core.network import Network, assemble
-from snn_rl.core.neuron import THRESHOLD_FLOOR, Granularity, Surrogate, lif_step
+from snn_rl.core.neuron import THRESHOLD_FLOOR, Surrogate, lif_step
+from snn_rl.core.operations import LIF, Add, AvgPool2d, Granularity, ReLU, Scale, SumPool2d
 from snn_rl.errors import ConversionError
 
 log = logging.getLogger(__name__)
@@ -95,39 +96,35 @@ def convert(
 
 def _replace_activations(ann: Network, options: NeuronOptions) -> Network:
     """ReLU -> LIF, average-pool -> sum-pool, a scale wherever spikes enter an addition."""
-    shapes = ann.shapes()
     amplitude: dict[str, bool] = {}  # does this value count spikes that stand for a threshold?
     nodes: list[Node] = []
     layers = dict(ann.layers.items())
     for node in ann.nodes:
-        if node.op == "relu":
-            lif = {
-                "shape": list(shapes[node.name]),
-                "threshold": options.threshold,
-                "leak": options.leak,
-            }
-            node = replace(node, op="lif", options=lif)
-        elif node.op == "avgpool" and amplitude[node.inputs[0]]:
-            node = replace(node, op="sumpool")
-        scaled = node.op in ("add", "lif")
+        operation = node.operation
+        if isinstance(operation, ReLU):
+            operation = LIF(ann.shapes[node.name], options.threshold, options.leak)
+        elif isinstance(operation, AvgPool2d) and amplitude[node.inputs[0]]:
+            operation = SumPool2d(operation.kernel_size, operation.stride)
+        node = replace(node, operation=operation)
+        scaled = isinstance(operation, Add | LIF)
         for name in [n for n in dict.fromkeys(node.inputs) if scaled and amplitude[n]]:
-            scale = Node(f"{node.name}_{name}", "scale", (name,))
+            scale = Node(f"{node.name}_{name}", Scale(), (name,))
             nodes.append(scale)
             node = rewire(node, name, scale.name)
-        amplitude[node.name] = node.op == "lif" or (
-            node.op in ("sumpool", "flatten", "dropout") and amplitude[node.inputs[0]]
+        amplitude[node.name] = isinstance(operation, LIF) or (
+            operation.counts_spikes and amplitude[node.inputs[0]]
         )
         nodes.append(node)
-    if nodes[-1].op not in (*WEIGHTED, "add") or not any(node.op == "lif" for node in nodes):
+    last = nodes[-1].operation
+    spikes = any(isinstance(node.operation, LIF) for node in nodes)
+    if not (spikes and (last.weighted or isinstance(last, Add))):
         raise ConversionError(
             "a spiking network needs at least one ReLU and must end in a Linear or Conv2d layer"
         )
     network = assemble(nodes, layers, options.surrogate, ann.training)
     for node in nodes:
-        if node.op == "sumpool":
-            kernel = node.options["kernel_size"]
-            height, width = kernel if isinstance(kernel, list) else (kernel, kernel)
-            _fold_forward(network, node.name, 1 / (height * width))
+        if isinstance(node.operation, SumPool2d):
+            _fold_forward(network, node.name, 1 / node.operation.area)
     for layer in network.spiking.values():
         layer.spread_leak(options.leak_low, options.leak_high)
     return network
@@ -215,7 +212,7 @@ def _percentile(values: Tensor, percentile: float) -> float:
 def _fold_forward(network: Network, name: str, factor: float) -> None:
     """Multiply the weights that read the spikes of `name` by `factor`."""
     for node in consumers(network.nodes, name):
-        if node.op in ("sumpool", "flatten", "dropout"):
+        if node.operation.counts_spikes:
             _fold_forward(network, node.name, factor)
         else:
             layer: Any = network.layers[node.name]

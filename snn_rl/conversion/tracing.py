@@ -10,9 +10,11 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from snn_rl.core.graph import WEIGHTED, Node, build_module, consumers
+from snn_rl.core import operations
+from snn_rl.core.execute import build
+from snn_rl.core.graph import Node, consumers
 from snn_rl.core.network import Network
-from snn_rl.core.stacking import PIXEL_UNIT
+from snn_rl.core.operations import PIXEL_UNIT, Operation
 from snn_rl.errors import ConversionError
 
 _SUPPORTED = (
@@ -49,8 +51,7 @@ def trace(
             f"{type(module).__name__} cannot be traced ({error}): its forward must be a fixed "
             "sequence of layers without data-dependent branches"
         ) from error
-    options = {"shape": list(input_shape), "pixels": pixels, "stack": stack, "offset": offset}
-    reader = _Reader(traced, options)
+    reader = _Reader(traced, operations.Input(tuple(input_shape), pixels, stack, offset))
     for item in traced.graph.nodes:
         reader.read(item)
     return reader.finish()
@@ -59,7 +60,7 @@ def trace(
 class _Reader:
     """Reads torch.fx nodes in order and collects layer-graph nodes and their modules."""
 
-    def __init__(self, traced: fx.GraphModule, input_options: dict[str, Any]) -> None:
+    def __init__(self, traced: fx.GraphModule, seen: operations.Input) -> None:
         self.modules = dict(traced.named_modules())
         self.training = traced.training
         self.nodes: list[Node] = []
@@ -67,14 +68,14 @@ class _Reader:
         self.names: dict[fx.Node, str] = {}  # fx value -> node that produces it
         self.output = ""
         self.input_factor = 1.0
-        self.input_options = input_options
+        self.seen = seen
 
     def read(self, item: fx.Node) -> None:
         """Read one fx node."""
         if item.op == "placeholder":
             if self.nodes:
                 raise ConversionError("the module takes more than one input")
-            self._add(item, "input", options=self.input_options)
+            self._add(item, self.seen)
         elif item.op == "output":
             if not isinstance(item.args[0], fx.Node):
                 raise ConversionError("the module must return one tensor")
@@ -96,14 +97,14 @@ class _Reader:
             if node.name in needed:
                 nodes.insert(0, node)
                 needed.update(node.inputs)
-        factor = self.input_factor / (PIXEL_UNIT if self.input_options["pixels"] else 1.0)
+        factor = self.input_factor / (PIXEL_UNIT if self.seen.pixels else 1.0)
         if factor != 1.0:
             readers = consumers(nodes, nodes[0].name)
             for node in _through_shapes(nodes, readers):
-                if node.op not in WEIGHTED:
+                if not node.operation.weighted:
                     raise ConversionError(
-                        f"'{node.name}' ({node.op}) reads the input directly; begin with a "
-                        "Linear or Conv2d layer"
+                        f"'{node.name}' ({node.operation.kind}) reads the input directly; begin "
+                        "with a Linear or Conv2d layer"
                     )
                 layer: Any = self.layers[node.name]
                 layer.weight.data.mul_(factor)
@@ -119,20 +120,19 @@ class _Reader:
     def _add(
         self,
         item: fx.Node,
-        op: Any,
+        operation: Operation,
         inputs: tuple[fx.Node, ...] = (),
-        options: dict[str, Any] | None = None,
         layer: nn.Module | None = None,
     ) -> None:
         # A layer cannot be called like an attribute of ModuleDict, e.g. "values".
         name = f"{item.name}_" if hasattr(nn.ModuleDict(), item.name) else item.name
-        name = name if op != "input" else "input"
+        name = "input" if operation is self.seen else name
         sources = tuple(self.names[source] for source in inputs)
-        node = Node(name, op, sources, options or {})
+        node = Node(name, operation, sources)
         self.nodes.append(node)
         self.names[item] = name
         if layer is not None:
-            expected: Any = build_module(node)
+            expected: Any = build(operation)
             if layer.state_dict().keys() != expected.state_dict().keys():
                 raise _refused(item, f"{type(layer).__name__} with unusual parameters")
             self.layers[name] = copy.deepcopy(layer)
@@ -146,27 +146,20 @@ class _Reader:
         (source,) = _tensors(item, 1)
         match layer:
             case nn.Linear():
-                options: dict[str, Any] = {
-                    "in_features": layer.in_features,
-                    "out_features": layer.out_features,
-                    "bias": layer.bias is not None,
-                }
-                self._add(item, "linear", (source,), options, layer)
+                linear = operations.Linear(
+                    layer.in_features, layer.out_features, layer.bias is not None
+                )
+                self._add(item, linear, (source,), layer)
             case nn.Conv2d():
-                if layer.padding_mode != "zeros":
-                    raise _refused(item, f"Conv2d with {layer.padding_mode} padding")
-                self._add(item, "conv", (source,), _conv_options(layer), layer)
+                self._add(item, _convolution(item, layer), (source,), layer)
             case nn.BatchNorm1d() | nn.BatchNorm2d():
-                options = {
-                    "num_features": layer.num_features,
-                    "eps": layer.eps,
-                    "momentum": layer.momentum,
-                    "affine": layer.affine,
-                    "dimensions": 2 if isinstance(layer, nn.BatchNorm2d) else 1,
-                }
-                self._add(item, "batchnorm", (source,), options, layer)
+                dimensions = 2 if isinstance(layer, nn.BatchNorm2d) else 1
+                norm = operations.BatchNorm(
+                    layer.num_features, layer.eps, layer.momentum, layer.affine, dimensions
+                )
+                self._add(item, norm, (source,), layer)
             case nn.ReLU():
-                self._add(item, "relu", (source,))
+                self._add(item, operations.ReLU(), (source,))
                 if layer.inplace:
                     self._in_place(item, source)
             case nn.AvgPool2d():
@@ -177,9 +170,9 @@ class _Reader:
             case nn.Flatten():
                 if layer.start_dim != 1 or layer.end_dim != -1:
                     raise _refused(item, "Flatten that keeps axes")
-                self._add(item, "flatten", (source,))
+                self._add(item, operations.Flatten(), (source,))
             case nn.Dropout():
-                self._add(item, "dropout", (source,), {"p": layer.p})
+                self._add(item, operations.Dropout(layer.p), (source,))
             case nn.Identity():
                 self.names[item] = self.names[source]
             case nn.MaxPool2d():
@@ -195,16 +188,16 @@ class _Reader:
             if kwargs or len(item.args) > 2:
                 raise _refused(item, "addition with a factor")
             inputs = _tensors(item, 2)
-            self._add(item, "add", inputs)
+            self._add(item, operations.Add(), inputs)
             if target in (operator.iadd, "add_"):
                 self._in_place(item, inputs[0])
         elif target in (functional.relu, torch.relu, torch.relu_, "relu", "relu_"):
             (source,) = _tensors(item, 1)
-            self._add(item, "relu", (source,))
+            self._add(item, operations.ReLU(), (source,))
             if target in (torch.relu_, "relu_") or kwargs.get("inplace") or len(item.args) > 1:
                 self._in_place(item, source)
         elif target in (torch.flatten, "flatten") and _flattens(item):
-            self._add(item, "flatten", _tensors(item, 1))
+            self._add(item, operations.Flatten(), _tensors(item, 1))
         elif target is functional.avg_pool2d:
             (source,) = _tensors(item, 1)
             names = ("kernel_size", "stride", "padding", "ceil_mode")
@@ -217,7 +210,7 @@ class _Reader:
         elif target is functional.dropout:
             (source,) = _tensors(item, 1)
             p: Any = item.args[1] if len(item.args) > 1 else kwargs.get("p", 0.5)
-            self._add(item, "dropout", (source,), {"p": float(p)})
+            self._add(item, operations.Dropout(float(p)), (source,))
         elif target == "float" or (target == "to" and torch.float32 in item.args):
             self.names[item] = self.names[_tensors(item, 1)[0]]
         elif target in (operator.truediv, operator.mul, torch.div, torch.mul):
@@ -230,9 +223,7 @@ class _Reader:
     ) -> None:
         if padding not in (0, (0, 0)) or ceil:
             raise _refused(item, "average pooling with padding or ceil_mode")
-        self._add(
-            item, "avgpool", (source,), {"kernel_size": _json(kernel), "stride": _json(stride)}
-        )
+        self._add(item, operations.AvgPool2d(_pair(kernel), _pair(stride)), (source,))
 
     def _factor(self, item: fx.Node) -> None:
         """A constant factor on the input, e.g. x / 255."""
@@ -273,25 +264,34 @@ def _through_shapes(nodes: list[Node], found: list[Node]) -> list[Node]:
     """Replace nodes that only reshape by the nodes that read them."""
     result: list[Node] = []
     for node in found:
-        if node.op in ("flatten", "dropout"):
+        if node.operation.keeps_values:
             result += _through_shapes(nodes, consumers(nodes, node.name))
         else:
             result.append(node)
     return result
 
 
-def _conv_options(layer: nn.Conv2d) -> dict[str, Any]:
-    return {
-        "in_channels": layer.in_channels,
-        "out_channels": layer.out_channels,
-        "kernel_size": _json(layer.kernel_size),
-        "stride": _json(layer.stride),
-        "padding": _json(layer.padding),
-        "dilation": _json(layer.dilation),
-        "groups": layer.groups,
-        "bias": layer.bias is not None,
-    }
+def _convolution(item: fx.Node, layer: nn.Conv2d) -> operations.Conv2d:
+    if layer.padding_mode != "zeros":
+        raise _refused(item, f"Conv2d with {layer.padding_mode} padding")
+    padding = (0, 0) if layer.padding == "valid" else layer.padding
+    if padding == "same":
+        reach = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+        if any(n % 2 for n in reach):
+            raise _refused(item, "Conv2d with padding that differs from side to side")
+        padding = (reach[0] // 2, reach[1] // 2)
+    return operations.Conv2d(
+        layer.in_channels,
+        layer.out_channels,
+        _pair(layer.kernel_size),
+        _pair(layer.stride),
+        _pair(padding),
+        _pair(layer.dilation),
+        layer.groups,
+        layer.bias is not None,
+    )
 
 
-def _json(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+def _pair(value: Any) -> operations.Pair:
+    height, width = value if isinstance(value, tuple | list) else (value, value)
+    return int(height), int(width)

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-Granularity = Literal["layer", "channel", "neuron"]
+from snn_rl.core.operations import Granularity
 
 THRESHOLD_FLOOR = 1e-3
 """Smallest threshold: the surrogate's 1/v factor explodes below it."""

@@ -83,7 +83,6 @@ def load(folder: Path) -> tuple[Network, dict[str, Any]]:
         exponents = {str(name): int(k) for name, k in card["grid"].items()}
         state = {f"layers.{name}": _off_grid(name, t, exponents) for name, t in tensors.items()}
         network.load_state_dict(state)
-        network.shapes()
     except Exception as error:  # a damaged graph can fail in any way
         reason = " ".join(str(error).split())[:120]
         raise CheckpointError(

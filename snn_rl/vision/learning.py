@@ -11,6 +11,7 @@ from torch.optim import SGD, Adam, Optimizer
 
 from snn_rl.core.network import Network
 from snn_rl.core.neuron import LIF
+from snn_rl.core.operations import Dropout
 from snn_rl.vision.config import StageConfig
 
 STEP_DIVISOR = 5.0
@@ -86,7 +87,9 @@ def set_rate(optimizer: Optimizer, factor: float) -> None:
 def set_dropout(network: Network, probability: float) -> None:
     """Probability of every dropout in `network`, in place."""
     network.nodes = [
-        replace(node, options={"p": probability}) if node.op == "dropout" else node
+        replace(node, operation=Dropout(probability))
+        if isinstance(node.operation, Dropout)
+        else node
         for node in network.nodes
     ]
 

@@ -19,6 +19,7 @@ from snn_rl.conversion.batch_norm import fold_batch_norm
 from snn_rl.conversion.weight_pruning import Masks, apply_masks
 from snn_rl.core.grid import snap
 from snn_rl.core.network import Network
+from snn_rl.core.operations import BatchNorm
 from snn_rl.errors import SnnRlError
 from snn_rl.runs.resume import Saver, load_optimizer_state, optimizer_state
 from snn_rl.vision.augment import augment
@@ -289,7 +290,7 @@ def deployed(network: Network, timesteps: int) -> Network:
     A spiking network's batch-norm (binary networks trained as such) is folded; an ANN keeps its.
     """
     copy = network.clone().eval()
-    if copy.spiking and any(node.op == "batchnorm" for node in copy.nodes):
+    if copy.spiking and any(isinstance(node.operation, BatchNorm) for node in copy.nodes):
         copy = fold_batch_norm(copy)
     set_dropout(copy, 0.0)
     snap(copy, timesteps)
