@@ -264,3 +264,32 @@ def test_scale_carries_the_amplitude_into_an_addition() -> None:
     assert float(scale.weight.detach()) == pytest.approx(
         float(snn.spiking[scales[0].inputs[0]].threshold.detach())
     )
+
+
+def test_max_pooling_is_the_or_of_spikes() -> None:
+    """Also where it stood before its ReLU in the ANN; saved and loaded, and within the grid."""
+    module = nn.Sequential(
+        conv(), nn.MaxPool2d(2), nn.ReLU(), nn.MaxPool2d(2, 1), nn.Flatten(), nn.Linear(27, 4)
+    )
+    network = trace(seeded(lambda: module, 0), IMAGE, pixels=False)
+    x = torch.rand(20, *IMAGE)
+    snn = convert(network, Calibration(x[None]), timesteps=4)
+    kinds = [node.operation.kind for node in snn.nodes]
+    assert kinds == ["input", "conv", "lif", "maxpool", "maxpool", "flatten", "linear"]
+    state, seen = snn.initial_state(20), {}
+    with torch.no_grad():
+        q, _ = snn(x[None], state, timesteps=4, on_spikes=seen.__setitem__)
+        fired = seen["_2"].bool()
+        for side, stride in ((2, 2), (2, 1)):
+            windows = fired.unfold(4, side, stride).unfold(5, side, stride)
+            fired = windows.flatten(6).any(6)
+        (read_out,) = [layer for layer in snn.layers.values() if isinstance(layer, nn.Linear)]
+        expected = read_out(fired.float().flatten(3).mean(1))
+    torch.testing.assert_close(q, expected)
+
+
+def test_max_pooling_of_real_values_is_refused_by_name() -> None:
+    module = nn.Sequential(nn.MaxPool2d(2), conv(), nn.ReLU(), nn.Flatten(), nn.Linear(48, 4))
+    network = trace(module, IMAGE, pixels=False)
+    with pytest.raises(ConversionError, match="'_0' \\(MaxPool2d\\) pools values that are no"):
+        convert(network, Calibration(torch.rand(1, 2, *IMAGE)), timesteps=2)

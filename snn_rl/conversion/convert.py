@@ -16,10 +16,19 @@ from torch import Tensor
 
 from snn_rl.conversion.batch_norm import fold_batch_norm
 from snn_rl.conversion.temporal_pruning import rescale_leaks
-from snn_rl.core.graph import Node, consumers, rewire
+from snn_rl.core.graph import Node, check, consumers, rewire
 from snn_rl.core.network import Network, assemble
 from snn_rl.core.neuron import THRESHOLD_FLOOR, Surrogate, lif_step
-from snn_rl.core.operations import LIF, Add, AvgPool2d, Granularity, ReLU, Scale, SumPool2d
+from snn_rl.core.operations import (
+    LIF,
+    Add,
+    AvgPool2d,
+    Granularity,
+    MaxPool2d,
+    ReLU,
+    Scale,
+    SumPool2d,
+)
 from snn_rl.errors import ConversionError
 
 log = logging.getLogger(__name__)
@@ -99,12 +108,18 @@ def _replace_activations(ann: Network, options: NeuronOptions) -> Network:
     amplitude: dict[str, bool] = {}  # does this value count spikes that stand for a threshold?
     nodes: list[Node] = []
     layers = dict(ann.layers.items())
-    for node in ann.nodes:
+    before = _activations_before_pooling(ann.nodes)
+    shapes = check(before)
+    for node in before:
         operation = node.operation
         if isinstance(operation, ReLU):
-            operation = LIF(ann.shapes[node.name], options.threshold, options.leak)
+            operation = LIF(shapes[node.name], options.threshold, options.leak)
         elif isinstance(operation, AvgPool2d) and amplitude[node.inputs[0]]:
             operation = SumPool2d(operation.kernel_size, operation.stride)
+        elif isinstance(operation, MaxPool2d) and not amplitude[node.inputs[0]]:
+            raise ConversionError(
+                f"'{node.name}' (MaxPool2d) pools values that are no spikes: put it behind a ReLU"
+            )
         node = replace(node, operation=operation)
         scaled = isinstance(operation, Add | LIF)
         for name in [n for n in dict.fromkeys(node.inputs) if scaled and amplitude[n]]:
@@ -128,6 +143,22 @@ def _replace_activations(ann: Network, options: NeuronOptions) -> Network:
     for layer in network.spiking.values():
         layer.spread_leak(options.leak_low, options.leak_high)
     return network
+
+
+def _activations_before_pooling(nodes: list[Node]) -> list[Node]:
+    """The same with max-pooling behind its ReLU where it stood before it: both give the maximum
+    of the positive values, but behind neurons it is the OR of their spikes."""
+    result = list(nodes)
+    for index, pool in enumerate(nodes):
+        readers = consumers(nodes, pool.name)
+        if not isinstance(pool.operation, MaxPool2d) or len(readers) != 1:
+            continue
+        (activation,) = readers
+        if isinstance(activation.operation, ReLU):
+            result = [rewire(node, activation.name, pool.name) for node in result]
+            result[index] = replace(activation, inputs=pool.inputs)
+            result[nodes.index(activation)] = replace(pool, inputs=(activation.name,))
+    return result
 
 
 def balance(

@@ -14,12 +14,12 @@ from snn_rl.core import operations
 from snn_rl.core.execute import build
 from snn_rl.core.graph import Node, consumers
 from snn_rl.core.network import Network
-from snn_rl.core.operations import PIXEL_UNIT, Operation
+from snn_rl.core.operations import PIXEL_UNIT, AvgPool2d, MaxPool2d, Operation
 from snn_rl.errors import ConversionError
 
 _SUPPORTED = (
-    "ReLU, Linear, Conv2d, BatchNorm, AvgPool2d, Flatten, Dropout, Identity, residual additions "
-    "and a constant factor on the input"
+    "ReLU, Linear, Conv2d, BatchNorm, AvgPool2d, MaxPool2d, Flatten, Dropout, Identity, residual "
+    "additions and a constant factor on the input"
 )
 
 
@@ -166,7 +166,12 @@ class _Reader:
                 if layer.divisor_override is not None:
                     raise _refused(item, "AvgPool2d with divisor_override")
                 kernel, stride = layer.kernel_size, layer.stride
-                self._pool(item, source, kernel, stride, layer.padding, layer.ceil_mode)
+                self._pool(item, AvgPool2d, source, kernel, stride, layer.padding, layer.ceil_mode)
+            case nn.MaxPool2d():
+                if layer.dilation not in (1, (1, 1)) or layer.return_indices:
+                    raise _refused(item, "MaxPool2d with dilation or indices")
+                kernel, stride = layer.kernel_size, layer.stride
+                self._pool(item, MaxPool2d, source, kernel, stride, layer.padding, layer.ceil_mode)
             case nn.Flatten():
                 if layer.start_dim != 1 or layer.end_dim != -1:
                     raise _refused(item, "Flatten that keeps axes")
@@ -175,10 +180,6 @@ class _Reader:
                 self._add(item, operations.Dropout(layer.p), (source,))
             case nn.Identity():
                 self.names[item] = self.names[source]
-            case nn.MaxPool2d():
-                raise ConversionError(
-                    f"'{item.target}' (MaxPool2d) has no spiking counterpart; use AvgPool2d"
-                )
             case _:
                 raise _refused(item, type(layer).__name__)
 
@@ -198,15 +199,8 @@ class _Reader:
                 self._in_place(item, source)
         elif target in (torch.flatten, "flatten") and _flattens(item):
             self._add(item, operations.Flatten(), _tensors(item, 1))
-        elif target is functional.avg_pool2d:
-            (source,) = _tensors(item, 1)
-            names = ("kernel_size", "stride", "padding", "ceil_mode")
-            given = dict(zip(names, item.args[1:], strict=False)) | kwargs
-            if given.get("divisor_override") is not None or len(item.args) > 5:
-                raise _refused(item, "average pooling with further options")
-            stride = given.get("stride") or given["kernel_size"]
-            padding, ceil = given.get("padding", 0), given.get("ceil_mode", False)
-            self._pool(item, source, given["kernel_size"], stride, padding, ceil)
+        elif target in (functional.avg_pool2d, functional.max_pool2d):
+            self._functional_pool(item)
         elif target is functional.dropout:
             (source,) = _tensors(item, 1)
             p: Any = item.args[1] if len(item.args) > 1 else kwargs.get("p", 0.5)
@@ -218,12 +212,34 @@ class _Reader:
         else:
             raise _refused(item, getattr(target, "__name__", str(target)))
 
+    def _functional_pool(self, item: fx.Node) -> None:
+        (source,) = _tensors(item, 1)
+        largest = item.target is functional.max_pool2d
+        names = ["kernel_size", "stride", "padding", "dilation", "ceil_mode"]
+        if not largest:
+            names.remove("dilation")
+        given = dict(zip(names, item.args[1:], strict=False)) | dict(item.kwargs)
+        further = len(item.args) > 1 + len(names) or given.get("dilation", 1) not in (1, (1, 1))
+        if further or given.get("divisor_override") is not None or given.get("return_indices"):
+            raise _refused(item, "pooling with further options")
+        stride = given.get("stride") or given["kernel_size"]
+        padding, ceil = given.get("padding", 0), given.get("ceil_mode", False)
+        pool = MaxPool2d if largest else AvgPool2d
+        self._pool(item, pool, source, given["kernel_size"], stride, padding, ceil)
+
     def _pool(
-        self, item: fx.Node, source: fx.Node, kernel: Any, stride: Any, padding: Any, ceil: Any
+        self,
+        item: fx.Node,
+        pool: type[AvgPool2d] | type[MaxPool2d],
+        source: fx.Node,
+        kernel: Any,
+        stride: Any,
+        padding: Any,
+        ceil: Any,
     ) -> None:
         if padding not in (0, (0, 0)) or ceil:
-            raise _refused(item, "average pooling with padding or ceil_mode")
-        self._add(item, operations.AvgPool2d(_pair(kernel), _pair(stride)), (source,))
+            raise _refused(item, "pooling with padding or ceil_mode")
+        self._add(item, pool(_pair(kernel), _pair(stride)), (source,))
 
     def _factor(self, item: fx.Node) -> None:
         """A constant factor on the input, e.g. x / 255."""

@@ -113,6 +113,14 @@ def _(
     )
 
 
+@run.register
+def _(
+    operation: operations.MaxPool2d, layer: Any, inputs: Sequence[Tensor], training: bool
+) -> Tensor:
+    size, stride = operation.kernel_size, operation.stride
+    return _on_plain_batch(lambda x: functional.max_pool2d(x, size, stride), inputs[0])
+
+
 @run.register(operations.Flatten)
 def _(_: Operation, layer: Any, inputs: Sequence[Tensor], training: bool) -> Tensor:
     return _on_plain_batch(lambda x: x.flatten(1), inputs[0])

@@ -245,6 +245,19 @@ class SumPool2d(_Pool):
 
 
 @dataclass(frozen=True)
+class MaxPool2d(_Pool):
+    """Maximum over windows; of spikes it is their OR, whose rate lies between the highest of the
+    window and the sum of all: a conversion approaches its ANN with average-pooling alone."""
+
+    kind: ClassVar[str] = "maxpool"
+    counts_spikes: ClassVar[bool] = True
+
+    def values(self, *entering: Range) -> Range:
+        """Those that enter."""
+        return entering[0]
+
+
+@dataclass(frozen=True)
 class Flatten(Operation):
     """All axes into one."""
 
@@ -300,6 +313,7 @@ OPERATIONS: tuple[type[Operation], ...] = (
     LIF,
     AvgPool2d,
     SumPool2d,
+    MaxPool2d,
     Flatten,
     Dropout,
     Add,

@@ -11,7 +11,17 @@ from torch.nn import functional
 
 from snn_rl.core.graph import Node, consumers
 from snn_rl.core.network import Network
-from snn_rl.core.operations import LIF, Add, AvgPool2d, Conv2d, Linear, ReLU, Scale, SumPool2d
+from snn_rl.core.operations import (
+    LIF,
+    Add,
+    AvgPool2d,
+    Conv2d,
+    Linear,
+    MaxPool2d,
+    ReLU,
+    Scale,
+    SumPool2d,
+)
 from snn_rl.errors import SnnRlError
 
 Events = dict[str, Tensor]
@@ -103,9 +113,10 @@ class LayerReads:
         }
 
     def _before(self, node: Node, fan_out: Tensor) -> Tensor:
-        """Fan-out of a spike before a passing node: the sum over where it gets to."""
+        """Fan-out of a spike before a passing node: the sum over where it gets to. Max-pooling
+        passes one spike on for all of a window, so there it is the most that one can cause."""
         shape, operation = self.shapes[node.inputs[0]], node.operation
-        if not isinstance(operation, SumPool2d | AvgPool2d):
+        if not isinstance(operation, SumPool2d | AvgPool2d | MaxPool2d):
             return fan_out.reshape(shape)
         with torch.enable_grad():
             spikes = torch.zeros(1, *shape, dtype=torch.float64, requires_grad=True)
