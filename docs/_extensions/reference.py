@@ -5,7 +5,7 @@ They are written to docs/reference/ before Sphinx reads its sources, and are not
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import pkgutil
 from pathlib import Path
 from typing import Any
@@ -109,13 +109,17 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|").replace("*", "\\*").replace("<", "&lt;")
 
 
-def _plain_text(app: Sphinx, kind: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+def _plain_text(
+    app: Sphinx, kind: str, name: str, thing: Any, options: Any, lines: list[str]
+) -> None:
     """Docstrings are plain text: |x| and leak ** T are no markup."""
     for index, line in enumerate(lines):
         lines[index] = _outside_code(line)
 
 
 def _outside_code(line: str) -> str:
-    parts = line.split("`")
+    text = line.lstrip()
+    bullet = line[: len(line) - len(text) + 2] if text.startswith("* ") else ""
+    parts = line.removeprefix(bullet).split("`")
     parts[::2] = [p.replace("|", "\\|").replace("*", "\\*") for p in parts[::2]]
-    return "`".join(parts)
+    return bullet + "`".join(parts)

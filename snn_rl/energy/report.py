@@ -8,10 +8,10 @@ rate_q: spikes per neuron per frame, summed over the timesteps, of the spikes th
 Layers that read the analog observation multiply, once per frame (their input is the same at all
 timesteps); layers that read spikes accumulate. Beside it stand three wider counts:
 
-- exact: each spike costs its true fan-out (at a border of a convolution less than inside; before
+* exact: each spike costs its true fan-out (at a border of a convolution less than inside; before
   a 2x2 pooling a full fan-out, since 1/4 is folded into the weights), plus the neurons' own work.
-- ANN with zero-skipping: ReLU is sparse too.
-- with memory: every operation reads its operands from a small buffer, and weights, membranes and
+* ANN with zero-skipping: ReLU is sparse too.
+* with memory: every operation reads its operands from a small buffer, and weights, membranes and
   activations travel from a large one. Compute alone flatters spiking networks.
 """
 
