@@ -61,5 +61,5 @@ docs: $(DOCS_STAMP)  ## build the documentation, running its tutorials, into bui
 	@echo "documentation: build/docs/index.html"
 
 clean:  ## remove the environment, build products and caches (never runs/ or data/)
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist docs/reference *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

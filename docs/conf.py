@@ -25,7 +25,7 @@ extensions = [
     "reference",
     "offline",
 ]
-exclude_patterns = ["live/*", "_extensions"]
+exclude_patterns = ["_extensions"]
 
 # What is written between single backticks in a docstring is code.
 default_role = "code"
@@ -37,9 +37,10 @@ python_use_unqualified_type_names = True
 napoleon_use_ivar = True
 napoleon_use_rtype = False
 # Several modules have a Stage, a Run, an Evaluation: a link goes to the nearest.
+smartquotes_action = "qe"  # --option keeps its dashes
 suppress_warnings = ["ref.python"]
 
-myst_enable_extensions = ["dollarmath", "colon_fence", "attrs_inline", "deflist"]
+myst_enable_extensions = ["dollarmath", "colon_fence", "attrs_inline", "attrs_block"]
 myst_heading_anchors = 3
 myst_links_external_new_tab = False
 

@@ -1,4 +1,5 @@
-"""Fails the build if a page would fetch a script, style, font or image from elsewhere."""
+"""Fails the build if a page would fetch a script, style, font or image from elsewhere, or if the
+live page is missing."""
 
 from __future__ import annotations
 
@@ -25,6 +26,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
 def _check(app: Sphinx, exception: Exception | None) -> None:
     if exception is not None or app.builder.format != "html":
         return
+    if not (Path(app.outdir) / "live" / "index.html").exists():
+        raise ExtensionError("the live page is missing: build with make docs")
     for file in sorted(Path(app.outdir).rglob("*")):
         if file.suffix in (".html", ".css"):
             found = FETCHES.search(file.read_text(encoding="utf-8"))

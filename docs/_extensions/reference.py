@@ -27,6 +27,7 @@ ROOMS = {
     "snn_rl.agents.bench": "Benchmarks",
     "snn_rl.envs": "Environments",
     "snn_rl.support": "Helpers",
+    "snn_rl.errors": "Errors",
 }
 
 
@@ -93,12 +94,18 @@ def _overview(rooms: dict[str, str]) -> str:
 def _room(name: str, title: str) -> str:
     package = importlib.import_module(name)
     lines = [f"# {title}: `{name}`", "", _first_line(package), ""]
-    for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda info: info.name):
-        module = f"{name}.{info.name}"
-        if not info.ispkg:
-            lines += [f"## {module}", "", "```{eval-rst}", f".. automodule:: {module}"]
-            lines += ["   :members:", "```", ""]
+    for module in _modules(package):
+        lines += [f"## {module}", "", "```{eval-rst}", f".. automodule:: {module}"]
+        lines += ["   :members:", "```", ""]
     return "\n".join(lines)
+
+
+def _modules(package: Any) -> list[str]:
+    """Names of a package's modules, its sub-packages left out; a module's own name."""
+    if not hasattr(package, "__path__"):
+        return [package.__name__]
+    found = pkgutil.iter_modules(package.__path__)
+    return sorted(f"{package.__name__}.{info.name}" for info in found if not info.ispkg)
 
 
 def _first_line(thing: Any) -> str:
