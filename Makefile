@@ -54,7 +54,7 @@ $(DOCS_STAMP): $(STAMP)
 	touch $@
 
 docs: $(DOCS_STAMP)  ## build the documentation, running its tutorials, into build/docs
-	rm -rf build/docs build/docs-extra
+	rm -rf build/docs build/docs-cache build/docs-extra
 	$(BIN)/python docs/live/make.py build/docs-extra/live
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m sphinx -W --keep-going -q -b html \
 		-d build/docs-cache docs build/docs
