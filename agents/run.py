@@ -32,7 +32,7 @@ from snn_rl.agents.sources import choose_device, load_start, load_teacher
 from snn_rl.conversion.convert import NeuronOptions, convert
 from snn_rl.conversion.temporal_pruning import rescale_leaks, temporal_pruning
 from snn_rl.core.network import Network
-from snn_rl.core.neuron import Surrogate
+from snn_rl.core.surrogates import Surrogate
 from snn_rl.envs import check_spaces
 from snn_rl.envs.observation import measure_background, pipeline_for
 from snn_rl.errors import SnnRlError
@@ -75,6 +75,7 @@ class Run:
         monitor: sees progress and may stop the run.
         command: how to reproduce the run, for the agents' cards.
         q_network: builds the ANN; by default an MLP or the Nature CNN.
+        surrogate: gradient of the spikes, instead of the configuration's.
         fresh: the folder must not hold a run yet.
 
     Raises:
@@ -89,10 +90,11 @@ class Run:
         *,
         command: str = "snn_rl.train(...)",
         q_network: QNetworkFactory | None = None,
+        surrogate: Surrogate | None = None,
         fresh: bool = False,
     ) -> None:
         self.config, self.folder, self.monitor, self.command = config, folder, monitor, command
-        self.fresh = fresh
+        self.fresh, self.surrogate = fresh, surrogate
         self.q_network = q_network
         self.spec = check_spaces(config.env)
         self.pipeline = pipeline_for(self.spec)
@@ -109,6 +111,7 @@ class Run:
         self.given_start = load_start(config, self.spec, self.pipeline)
         if self.given_start is not None:
             self.given_start.to(self.device)
+            self._choose_surrogate(self.given_start.policy.network)
 
     def train(self) -> dict[str, Agent]:
         """Train every stage; agents by stage name.
@@ -166,12 +169,23 @@ class Run:
             stages[f"T{t}"] = load_agent(self.folder / f"T{t}").to(self.device)
         if done:  # the last of them goes first, as the one to go on from
             network, timesteps = stages[f"T{done[-1]}"].policy.network, timesteps[len(done) - 1 :]
+            self._choose_surrogate(network)
         else:
             network = self._first_spiking(stages, labeller)
         for _ in temporal_pruning(
             network, timesteps, train, self._rates, rescale_leak=config.rescale_leak
         ):
             pass
+
+    def _choose_surrogate(self, network: Network) -> None:
+        """Give a saved spiking network the surrogate that it is trained on with.
+
+        Raises SnnRlError where its own is not known here.
+        """
+        if self.surrogate is not None:
+            network.surrogate = self.surrogate
+        elif network.spiking:
+            network.surrogate(torch.ones(1))
 
     def _first_spiking(self, stages: dict[str, Agent], labeller: Policy | None) -> Network:
         """The converted ANN, or the spiking network that the run starts from."""
@@ -182,6 +196,7 @@ class Run:
         network = self.given_start.policy.network.clone()
         if self.config.rescale_leak:
             rescale_leaks(network, self.given_start.timesteps, self.config.timesteps)
+        network.carry_membrane = self.config.carry_membrane
         return network
 
     def _finished(self, name: str) -> Agent | None:
@@ -231,7 +246,7 @@ class Run:
             leak_low=neurons.leak_low,
             leak_high=neurons.leak_high,
             percentile=neurons.percentile,
-            surrogate=Surrogate(neurons.surrogate, neurons.gamma),
+            surrogate=self.surrogate or Surrogate(neurons.surrogate, neurons.gamma),
         )
         return convert(
             ann.network,

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from snn_rl.conversion.temporal_pruning import temporal_pruning
     from snn_rl.conversion.tracing import trace
     from snn_rl.core.network import Network
-    from snn_rl.core.neuron import LIF, Surrogate, lif_step
+    from snn_rl.core.neuron import LIF, lif_step
     from snn_rl.core.scan import lif_scan
+    from snn_rl.core.surrogates import Surrogate
     from snn_rl.errors import SnnRlError
 
 __version__ = "0.1.0"
@@ -56,7 +57,7 @@ _HOME = {
     "SnnRlError": "snn_rl.errors",
     "Network": "snn_rl.core.network",
     "LIF": "snn_rl.core.neuron",
-    "Surrogate": "snn_rl.core.neuron",
+    "Surrogate": "snn_rl.core.surrogates",
     "lif_step": "snn_rl.core.neuron",
     "temporal_pruning": "snn_rl.conversion.temporal_pruning",
     "lif_scan": "snn_rl.core.scan",

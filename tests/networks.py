@@ -53,6 +53,7 @@ def initialised(nodes: list[Node], seed: int, gain: float) -> Network:
         if name.endswith("weight"):
             parameter.data *= gain
     snap(network, 8)
+    network.timesteps, network.carry_membrane = 1, True
     return network.eval()
 
 

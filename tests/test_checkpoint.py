@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from saved_agents import example, saved
 
 from snn_rl.core.network import Network
-from snn_rl.core.neuron import Surrogate
+from snn_rl.core.surrogates import Surrogate
 from snn_rl.runs import checkpoint
 from snn_rl.runs.checkpoint import CARD, WEIGHTS, load, read_card, save
 

@@ -125,6 +125,7 @@ def test_dropout_mask_is_held_for_all_timesteps_of_a_frame() -> None:
         node_of("out", "linear", ("lif2",), {"in_features": 64, "out_features": 2}),
     ]
     network = Network(nodes)
+    network.carry_membrane = True
     fc2: Any = network.layers["fc2"]
     with torch.no_grad():
         fc2.weight.copy_(torch.eye(64))

@@ -31,7 +31,7 @@ def fold_batch_norm(network: Network) -> Network:
         biased = replace(cast(Linear | Conv2d, source.operation), bias=True)
         nodes[nodes.index(source)] = replace(source, operation=biased)
         nodes = [rewire(node, norm.name, name) for node in nodes if node is not norm]
-    return assemble(nodes, layers, network.surrogate, network.training)
+    return assemble(nodes, layers, network)
 
 
 def _fold(layer: nn.Linear | nn.Conv2d, norm: nn.BatchNorm2d) -> None:
@@ -69,7 +69,7 @@ def insert_batch_norm(network: Network, frames: Tensor, timesteps: int) -> Netwo
             nodes.append(norm)
             layers[norm.name] = identity
             renamed[node.name] = norm.name
-    return assemble(nodes, layers, network.surrogate, network.training)
+    return assemble(nodes, layers, network)
 
 
 def _identity(mean: Tensor, var: Tensor) -> nn.BatchNorm2d:

@@ -18,7 +18,7 @@ from snn_rl.conversion.batch_norm import fold_batch_norm
 from snn_rl.conversion.temporal_pruning import rescale_leaks
 from snn_rl.core.graph import Node, check, consumers, rewire
 from snn_rl.core.network import Network, assemble
-from snn_rl.core.neuron import THRESHOLD_FLOOR, Surrogate, lif_step
+from snn_rl.core.neuron import THRESHOLD_FLOOR, lif_step
 from snn_rl.core.operations import (
     LIF,
     Add,
@@ -29,6 +29,7 @@ from snn_rl.core.operations import (
     Scale,
     SumPool2d,
 )
+from snn_rl.core.surrogates import Surrogate
 from snn_rl.errors import ConversionError
 
 log = logging.getLogger(__name__)
@@ -84,6 +85,9 @@ def convert(
     """Spiking network with the weights of `ann`, its thresholds balanced on `calibration`.
 
     Args:
+        timesteps: T that it will be run at; stored in the network, whose calls default to it.
+        carry_membrane: whether membranes survive from frame to frame; stored likewise. Static
+            images have one frame.
         fold: False keeps batch-norm between layer and neurons, for a network that is trained as a
             spiking one from its first weight on; `fold_batch_norm` folds it afterwards.
 
@@ -92,6 +96,7 @@ def convert(
     """
     options = options or NeuronOptions()
     spiking = _replace_activations(fold_batch_norm(ann) if fold else ann, options)
+    spiking.timesteps, spiking.carry_membrane = timesteps, carry_membrane
     rescale_leaks(spiking, 1, timesteps)
     balance(
         spiking,
@@ -136,7 +141,8 @@ def _replace_activations(ann: Network, options: NeuronOptions) -> Network:
         raise ConversionError(
             "a spiking network needs at least one ReLU and must end in a Linear or Conv2d layer"
         )
-    network = assemble(nodes, layers, options.surrogate, ann.training)
+    network = assemble(nodes, layers, ann)
+    network.surrogate = options.surrogate
     for node in nodes:
         if isinstance(node.operation, SumPool2d):
             _fold_forward(network, node.name, 1 / node.operation.area)

@@ -17,9 +17,10 @@ from torch.nn import functional
 
 from snn_rl.core import execute, operations
 from snn_rl.core.graph import Node, check
-from snn_rl.core.neuron import LIF, Surrogate
+from snn_rl.core.neuron import LIF
 from snn_rl.core.scan import lif_scan
 from snn_rl.core.stacking import scale_pixels, stack_frames
+from snn_rl.core.surrogates import Surrogate
 
 State = tuple[Tensor, ...]
 """Frame history (only if frames are stacked), then one membrane tensor per spiking layer, each
@@ -35,6 +36,10 @@ class Network(nn.Module):
     Args:
         nodes: the layer graph, input first, output last.
         surrogate: gradient of the spikes in training.
+
+    Attributes:
+        timesteps, carry_membrane: how a spiking network is run where a call does not say it, as
+            `convert` or the saved agent's card had it; None where nobody has said it yet.
     """
 
     def __init__(self, nodes: list[Node], surrogate: Surrogate | None = None) -> None:
@@ -43,6 +48,8 @@ class Network(nn.Module):
         self.shapes = check(nodes)
         """Shape of one sample at the output of every node, by node name."""
         self.surrogate = surrogate or Surrogate()
+        self.timesteps: int | None = None
+        self.carry_membrane: bool | None = None
         built = {node.name: execute.build(node.operation) for node in nodes}
         self.layers = nn.ModuleDict({n: layer for n, layer in built.items() if layer is not None})
         self.spiking = {n: layer for n, layer in built.items() if isinstance(layer, LIF)}
@@ -95,8 +102,8 @@ class Network(nn.Module):
         state: State,
         episode_start: Tensor | None = None,
         *,
-        timesteps: int = 1,
-        carry_membrane: bool = True,
+        timesteps: int | None = None,
+        carry_membrane: bool | None = None,
         on_current: CurrentHook | None = None,
         on_spikes: SpikeHook | None = None,
     ) -> tuple[Tensor, State]:
@@ -106,8 +113,9 @@ class Network(nn.Module):
             x: [frames, batch, *input_shape]; uint8 for pixels, else float32.
             state: from `initial_state` or an earlier call, for the same batch size.
             episode_start: bool [frames, batch]; zeroes that row's state before that frame.
-            timesteps: spiking steps per frame; any T runs on the same parameters.
-            carry_membrane: False zeroes all membranes before every frame.
+            timesteps: spiking steps per frame; any T runs on the same parameters. By default the
+                network's own; an ANN ignores it.
+            carry_membrane: False zeroes all membranes before every frame. By default likewise.
             on_current: called as (layer, current, membrane, resets) before a layer spikes; may
                 change its threshold. current is [frames, 1 or timesteps, batch, ...].
             on_spikes: called as (layer, spikes [frames, timesteps, batch, ...]) after it.
@@ -117,14 +125,29 @@ class Network(nn.Module):
             output, and the state after the last frame.
 
         Raises:
-            ValueError: shapes that do not fit each other or the network.
+            ValueError: shapes that do not fit each other or the network, or neither the call nor
+                the network says how to run its spikes.
         """
+        timesteps, carry_membrane = self._how(timesteps, carry_membrane)
         frames, batch = self._check(x, state, episode_start, timesteps)
         resets = episode_start
         if not carry_membrane:
             resets = torch.ones(frames, batch, dtype=torch.bool, device=x.device)
         values, state = self._run(x, state, episode_start, resets, timesteps, on_current, on_spikes)
         return values[self.nodes[-1].name].mean(1), state
+
+    def _how(self, timesteps: int | None, carry_membrane: bool | None) -> tuple[int, bool]:
+        """T and carry of a call."""
+        if not self.spiking:
+            return 1, True
+        timesteps = self.timesteps if timesteps is None else timesteps
+        carry_membrane = self.carry_membrane if carry_membrane is None else carry_membrane
+        if timesteps is None or carry_membrane is None:
+            raise ValueError(
+                "this spiking network does not know how it is run: pass timesteps= and "
+                "carry_membrane=, or set them on the network"
+            )
+        return timesteps, carry_membrane
 
     def _run(
         self,
@@ -256,13 +279,13 @@ class Network(nn.Module):
         return copy.deepcopy(self)
 
 
-def assemble(
-    nodes: list[Node], layers: Mapping[str, nn.Module], surrogate: Surrogate, training: bool
-) -> Network:
-    """Network of `nodes` with the parameters that `layers` holds for them."""
-    network = Network(nodes, surrogate)
+def assemble(nodes: list[Node], layers: Mapping[str, nn.Module], like: Network) -> Network:
+    """Network of `nodes` with the parameters that `layers` holds for them; surrogate, T, carry,
+    mode and device are those of `like`."""
+    network = Network(nodes, like.surrogate)
+    network.timesteps, network.carry_membrane = like.timesteps, like.carry_membrane
     for name, layer in network.layers.items():
         if name in layers:
             layer.load_state_dict(layers[name].state_dict())
     device = next((p.device for layer in layers.values() for p in layer.parameters()), None)
-    return network.to(device).train(training)
+    return network.to(device).train(like.training)

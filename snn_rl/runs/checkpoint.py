@@ -24,7 +24,7 @@ from snn_rl.errors import CheckpointError
 from snn_rl.core.graph import node_from_dict
 from snn_rl.core.grid import snap
 from snn_rl.core.network import Network
-from snn_rl.core.neuron import Surrogate
+from snn_rl.core.surrogates import Surrogate
 
 FORMAT = "snn-rl agent"
 VERSION = 1
@@ -83,6 +83,8 @@ def load(folder: Path) -> tuple[Network, dict[str, Any]]:
         exponents = {str(name): int(k) for name, k in card["grid"].items()}
         state = {f"layers.{name}": _off_grid(name, t, exponents) for name, t in tensors.items()}
         network.load_state_dict(state)
+        network.timesteps = card["timesteps"]
+        network.carry_membrane = bool(card.get("carry_membrane", False))
     except Exception as error:  # a damaged graph can fail in any way
         reason = " ".join(str(error).split())[:120]
         raise CheckpointError(

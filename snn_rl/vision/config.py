@@ -24,8 +24,8 @@ class NeuronConfig(Section):
     """of the positive membranes on training images: the starting threshold"""
     surrogate: Literal["triangle", "arctan"] = "triangle"
     """triangle is the paper's"""
-    gamma: float = Field(default=0.3, gt=0)
-    """height of the triangle, or steepness of the arctan"""
+    gamma: float | None = Field(default=None, gt=0)
+    """height of the triangle (unset: 0.3), or steepness of the arctan (unset: 2)"""
     calibration: int = Field(default=256, gt=0)
     """training images that thresholds are balanced on"""
 
