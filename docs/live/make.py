@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snn_rl.agents.agent import load_agent
+from snn_rl.core.operations import LIF, Input, Linear
 
 AGENT = "zoo:PositionOnlyCartPole-v1/T1"
 STATIC = ("index.html", "style.css", "network.js", "cartpole.js", "drawing.js", "page.js")
@@ -38,22 +39,22 @@ def weights(name: str) -> dict[str, Any]:
     """
     agent = load_agent(name)
     network = agent.policy.network
-    ops = [node.op for node in network.nodes]
-    if agent.timesteps != 1 or network.stack != 1 or set(ops) != {"input", "linear", "lif"}:
+    kinds = {type(node.operation) for node in network.nodes}
+    if agent.timesteps != 1 or network.stack != 1 or kinds != {Input, Linear, LIF}:
         raise SystemExit(f"{name} is not an agent of linear layers at T = 1")
     layers: list[dict[str, Any]] = []
     for node in network.nodes:
-        layer: Any = network.layers[node.name] if node.op != "input" else None
-        if node.op == "linear":
+        layer: Any = dict(network.layers).get(node.name)
+        if isinstance(node.operation, Linear):
             weight, bias = layer.weight.detach().numpy(), layer.bias.detach().numpy()
             k = _grid(weight, bias)
             layers.append({"inputs": weight.shape[1], "outputs": weight.shape[0], "k": k})
             layers[-1] |= {"weight": _whole(weight, k), "bias": _whole(bias, k)}
-        elif node.op == "lif":
+        elif isinstance(node.operation, LIF):
             for key in ("threshold", "leak"):
                 value = getattr(layer, key).detach().expand(layer.shape).numpy()
                 layers[-1][key] = _base64(value.astype("<f4"))
-            layers[-1]["start"] = float(node.options.get("start", 0))
+            layers[-1]["start"] = float(node.operation.options().get("start", 0))
     scale = [float(s) for s in agent.pipeline.scale or (1.0,) * network.input_shape[0]]
     return {"agent": name, "scale": scale, "layers": layers}
 

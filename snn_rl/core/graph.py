@@ -63,6 +63,8 @@ def check(nodes: Sequence[Node]) -> dict[str, Shape]:
             shapes[node.name] = node.operation.shape(*(shapes[name] for name in node.inputs))
         except SnnRlError as error:
             raise SnnRlError(f"layer {node.name!r}: {error}") from None
+        if isinstance(node.operation, Input) and not 0 <= node.operation.offset <= 255:
+            raise SnnRlError("the pixels' offset must be a grey level from 0 to 255")
     if len(nodes) < 2:
         raise SnnRlError("the layer graph is empty")
     return shapes
