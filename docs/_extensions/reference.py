@@ -39,6 +39,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
 def _write(app: Sphinx) -> None:
     folder = Path(app.srcdir) / "reference"
+    folder.mkdir(exist_ok=True)
     _keep(folder / "cli.md", _command_line())
     rooms = {name: title for name, title in ROOMS.items() if importlib.util.find_spec(name)}
     _keep(folder / "api.md", _overview(rooms))
