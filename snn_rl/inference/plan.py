@@ -1,0 +1,116 @@
+"""A network as flat arrays: what one compiled function runs, whatever the network.
+
+Values of one sample lie channels-last ([y, x, channel]), so that one spike adds contiguous rows.
+A program has one row of integers per operation, in order of execution; the fields are below.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+
+# Primitives.
+PIXELS = 0  # scatter of the pixels that changed since the last frame, onto the sums of that frame
+DENSE = 1  # real-valued observation times weights, summed in float64, rounded once
+SCATTER = 2  # bias, then the rows of the inputs that are not zero: convolution, linear, sum-pool
+SCALE = 3  # one factor times spikes or floats
+ADD = 4  # the sum of two values
+LIF = 5  # leaky integrate-and-fire
+READOUT = 6  # as SCATTER, summed over the timesteps, then the mean
+
+# Where a value lies: the frame's pixels, spikes as bytes, scratch floats, the first layers' sums.
+IN_PIXELS, IN_SPIKES, IN_FLOATS, IN_MEMO = 0, 1, 2, 3
+
+# Fields of an operation.
+KIND = 0
+STATIC = 1  # 1: the same at every timestep of a frame
+SOURCE = 2  # where its input begins
+SOURCE_IN = 3  # which of the buffers holds it
+INPUTS = 4  # values of the input
+TARGET = 5  # where its output begins
+OUTPUTS = 6  # values of the output
+WEIGHTS = 7  # offset of its weights [in channel, ky, kx, out channel of the group]
+BIAS = 8  # offset of its bias [out channel]; of a LIF: of its thresholds [neuron]
+TABLE = 9  # of positions: for each input position four bounds, then (weight, target) offsets
+CHANNELS = 10  # input channels
+KERNEL = 11  # weights per input channel
+ROW = 12  # output channels of one group
+PER_GROUP = 13  # input channels of one group
+OUT_CHANNELS = 14
+SECOND = 15  # ADD: where the second operand begins; LIF: offset of its leaks; SCALE: unused
+SECOND_IN = 16
+MEMBRANE = 17  # LIF: where its neurons begin among all neurons
+MASK = 18  # PIXELS: scratch bytes that mark what changed
+WIDTH = 19
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A spiking layer: where its neurons lie among all, and their order.
+
+    Attributes:
+        shape: of the layer as the network's card has it, channels first.
+        first: index of its first neuron in a plan's membranes.
+        order: int64 [neurons]; neuron i of the plan is neuron order[i] of the flattened layer.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    first: int
+    order: NDArray[np.int64]
+
+    @property
+    def size(self) -> int:
+        """Number of neurons."""
+        return len(self.order)
+
+    @property
+    def neurons(self) -> slice:
+        """Its part of all membranes."""
+        return slice(self.first, self.first + self.size)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that running a network takes.
+
+    Attributes:
+        program: int64 [operations, WIDTH].
+        weights: float32, all weights, biases, thresholds and leaks.
+        tables: int32, see TABLE.
+        layers: the spiking layers in order of execution.
+        input_shape: one frame, before stacking.
+        pixels: whether frames are uint8.
+        stack: frames that the network sees at once.
+        offset: grey level that counts as zero.
+        memo: float32, the first layers' sums on a frame of nothing but `offset`.
+        floats, spikes: scratch values per sample, and scratch bytes (a multiple of 8).
+        outputs: values of the read-out.
+    """
+
+    program: NDArray[np.int64]
+    weights: Array
+    tables: NDArray[np.int32]
+    layers: tuple[Layer, ...]
+    input_shape: tuple[int, ...]
+    pixels: bool
+    stack: int
+    offset: int
+    memo: Array
+    floats: int
+    spikes: int
+    outputs: int
+
+    @property
+    def neurons(self) -> int:
+        """Number of spiking neurons."""
+        return sum(layer.size for layer in self.layers)
+
+    @property
+    def stacked_shape(self) -> tuple[int, ...]:
+        """What the first layer reads: stacked frames side by side on the first axis."""
+        return (self.stack * self.input_shape[0], *self.input_shape[1:])
