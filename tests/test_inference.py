@@ -13,10 +13,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snn_rl import checkpoint
 from snn_rl.agents.agent import find_agent, zoo
 from snn_rl.inference.positions import Window, position_table
 from snn_rl.inference.reader import read
+from snn_rl.runs import checkpoint
 
 BLOCKED = """
 import sys
