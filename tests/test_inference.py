@@ -87,13 +87,25 @@ def test_scattering_spikes_by_the_table_is_the_convolution(
     )[0].numpy()  # fmt: skip
     out = (expected.shape[1], expected.shape[2])
     window = Window(size, out, kernel, stride, padding, dilation)
-    table = position_table(window, row, groups * row, 0)
-    rows = weight.reshape(groups, row, per_group, *kernel).transpose(0, 2, 3, 4, 1).ravel()
+    table = position_table(window, row, groups * row, 0).astype(int)
+    rows = weight.reshape(groups, row, per_group, *kernel).transpose(0, 2, 3, 4, 1)
+    rows = rows[:, :, :, window.columns].ravel()
     total = np.zeros(out[0] * out[1] * groups * row, np.float32)
     for c, y, x in np.argwhere(spikes > 0):
         y_from, y_to, x_from, x_to = table[4 * (y * size[1] + x) :][:4]
-        for i, j in product(range(y_from, y_to, 2), range(x_from, x_to, 2)):
+        for i, j in product(range(y_from, y_to, 2), range(x_from, x_to, 3)):
             w = c * window.area * row + table[i] + table[j]
             at = c // per_group * row + table[i + 1] + table[j + 1]
-            total[at : at + row] += rows[w : w + row]
+            length = table[j + 2]
+            total[at : at + length] += rows[w : w + length]
     assert np.array_equal(total.reshape(*out, groups * row).transpose(2, 0, 1), expected)
+
+
+def test_rows_that_lie_side_by_side_are_one_run() -> None:
+    plain = Window((9, 9), (7, 7), (3, 3), (1, 1), (0, 0), (1, 1))
+    strided = Window((20, 20), (9, 9), (4, 4), (2, 2), (0, 0), (1, 1))
+    for window, position, length in ((plain, 4 * 9 + 4, 3 * 64), (strided, 6 * 20 + 6, 2 * 64)):
+        table = position_table(window, 64, 64, 0)
+        x_from, x_to = table[4 * position + 2 : 4 * position + 4]
+        assert x_to - x_from == 3
+        assert table[x_from + 2] == length

@@ -1,7 +1,8 @@
 """A network as flat arrays: what one compiled function runs, whatever the network.
 
-Values of one sample lie channels-last ([y, x, channel]), so that one spike adds contiguous rows.
-A program has one row of integers per operation, in order of execution; the fields are below.
+Values of one sample lie channels-last ([y, x, channel]), so that one spike adds contiguous rows;
+the frame's pixels alone lie as they come ([channel, y, x]). A program has one row of integers per
+operation, in order of execution; the fields are below.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ ADD = 4  # the sum of two values
 LIF = 5  # leaky integrate-and-fire
 READOUT = 6  # as SCATTER, summed over the timesteps, then the mean
 
-# Where a value lies: the frame's pixels, spikes as bytes, scratch floats, the first layers' sums.
-IN_PIXELS, IN_SPIKES, IN_FLOATS, IN_MEMO = 0, 1, 2, 3
+# Where a value lies: the frame's pixels, the real-valued observation, spikes as bytes, floats that
+# live for one frame, sums on the last frame seen.
+IN_PIXELS, IN_OBSERVED, IN_SPIKES, IN_FLOATS, IN_SUMS = 0, 1, 2, 3, 4
 
 # Fields of an operation.
 KIND = 0
@@ -31,21 +33,20 @@ STATIC = 1  # 1: the same at every timestep of a frame
 SOURCE = 2  # where its input begins
 SOURCE_IN = 3  # which of the buffers holds it
 INPUTS = 4  # values of the input
-TARGET = 5  # where its output begins
+TARGET = 5  # where its output begins: sums of PIXELS, spikes of LIF, else floats
 OUTPUTS = 6  # values of the output
-WEIGHTS = 7  # offset of its weights [in channel, ky, kx, out channel of the group]
+WEIGHTS = 7  # offset of its weights [in channel, ky, kx, out channel of the group]; SCALE: factor
 BIAS = 8  # offset of its bias [out channel]; of a LIF: of its thresholds [neuron]
-TABLE = 9  # of positions: for each input position four bounds, then (weight, target) offsets
+TABLE = 9  # offset of its table of positions, see snn_rl.inference.positions
 CHANNELS = 10  # input channels
 KERNEL = 11  # weights per input channel
 ROW = 12  # output channels of one group
 PER_GROUP = 13  # input channels of one group
 OUT_CHANNELS = 14
-SECOND = 15  # ADD: where the second operand begins; LIF: offset of its leaks; SCALE: unused
+SECOND = 15  # ADD: where the second operand begins; LIF: offset of its leaks
 SECOND_IN = 16
 MEMBRANE = 17  # LIF: where its neurons begin among all neurons
-MASK = 18  # PIXELS: scratch bytes that mark what changed
-WIDTH = 19
+WIDTH = 18
 
 
 @dataclass(frozen=True)
@@ -81,29 +82,31 @@ class Plan:
     Attributes:
         program: int64 [operations, WIDTH].
         weights: float32, all weights, biases, thresholds and leaks.
-        tables: int32, see TABLE.
+        tables: uint32, see TABLE.
         layers: the spiking layers in order of execution.
         input_shape: one frame, before stacking.
         pixels: whether frames are uint8.
         stack: frames that the network sees at once.
         offset: grey level that counts as zero.
-        memo: float32, the first layers' sums on a frame of nothing but `offset`.
+        sums: float32, what PIXELS holds for a frame of nothing but `offset`.
         floats, spikes: scratch values per sample, and scratch bytes (a multiple of 8).
         outputs: values of the read-out.
+        most_timesteps: the largest T at which the read-out's sum is exact.
     """
 
     program: NDArray[np.int64]
     weights: Array
-    tables: NDArray[np.int32]
+    tables: NDArray[np.uint32]
     layers: tuple[Layer, ...]
     input_shape: tuple[int, ...]
     pixels: bool
     stack: int
     offset: int
-    memo: Array
+    sums: Array
     floats: int
     spikes: int
     outputs: int
+    most_timesteps: int
 
     @property
     def neurons(self) -> int:
@@ -111,6 +114,6 @@ class Plan:
         return sum(layer.size for layer in self.layers)
 
     @property
-    def stacked_shape(self) -> tuple[int, ...]:
-        """What the first layer reads: stacked frames side by side on the first axis."""
-        return (self.stack * self.input_shape[0], *self.input_shape[1:])
+    def inputs(self) -> int:
+        """Values that the first layer reads: all stacked frames."""
+        return self.stack * int(np.prod(self.input_shape))
