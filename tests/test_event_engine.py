@@ -94,6 +94,7 @@ def test_a_step_leaves_its_state_and_frames_as_they_are() -> None:
     engine = engine_of(network, 2, True)
     first, second = observations(network, 2, 3, 0)
     _, state = engine.step(first, engine.initial_state(3))
+    second.flags.writeable = False
     before = pickle.dumps((state, second))
     again = [engine.step(second, state, np.array([True, False, False]))[0] for _ in range(2)]
     assert pickle.dumps((state, second)) == before

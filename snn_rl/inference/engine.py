@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,21 +28,30 @@ class EventState(NamedTuple):
     history: Frames
 
 
-@dataclass
-class _Memo:
-    """The last frames seen and the first layers' sums on them, one row per environment. Not a
-    part of the state: any frame may follow, it only takes longer the more pixels differ."""
+class _Room(threading.local):
+    """What a thread keeps between calls to save time; nothing that a result depends on.
 
+    Attributes:
+        floats, spikes: scratch.
+        seen, sums: the last frames and the first layers' sums on them, one row per environment.
+            Any frame may follow; it only takes longer the more pixels differ.
+    """
+
+    floats: Array | None = None
+    spikes: NDArray[np.uint8]
     seen: NDArray[np.uint8]
     sums: Array
 
-
-class _Scratch(threading.local):
-    """What a thread keeps between calls to save time; nothing that a result depends on."""
-
-    memo: _Memo | None = None
-    floats: Array | None = None
-    spikes: NDArray[np.uint8] | None = None
+    def prepare(self, plan: Plan, batch: int) -> None:
+        """Room for a batch; a larger one begins a new memo."""
+        if self.floats is None:
+            self.floats = np.zeros(plan.floats + plan.neurons, np.float32)
+            self.spikes = np.zeros(plan.spikes, np.uint8)
+        elif len(self.sums) >= batch:
+            return
+        width = plan.inputs if plan.pixels else 0
+        self.seen = np.full((batch, width), plan.offset, np.uint8)
+        self.sums = np.tile(plan.sums, (batch, 1))
 
 
 class EventEngine:
@@ -68,8 +76,11 @@ class EventEngine:
             )
         self.plan, self.timesteps, self.carry_membrane = plan, timesteps, carry_membrane
         self._run: Any = run
-        self._scratch = _Scratch()
+        self._room = _Room()
+        self._neurons, self._inputs = plan.neurons, plan.inputs
+        self._dtype = np.dtype(np.uint8 if plan.pixels else np.float32)
         self._no_counts = np.zeros((0, 0), np.int32)
+        self._no_pixels, self._no_floats = np.zeros((0, 0), np.uint8), np.zeros((0, 0), np.float32)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return EventEngine, (self.plan, self.timesteps, self.carry_membrane)
@@ -98,31 +109,29 @@ class EventEngine:
         Raises:
             ValueError: shapes or types that do not fit the network or each other.
         """
-        plan, batch = self.plan, len(frames)
+        plan, batch, room = self.plan, len(frames), self._room
         self._check(frames, state, episode_start)
         membranes, history = state
-        if episode_start is not None and episode_start.any():
+        if not self.carry_membrane:
+            membranes = np.zeros_like(membranes)
+        if episode_start is not None and np.count_nonzero(episode_start):
             history = history.copy()
             history[episode_start] = 0
             membranes = np.where(episode_start[:, None], np.float32(0), membranes)
-        if not self.carry_membrane:
-            membranes = np.zeros_like(membranes)
         if plan.stack > 1:
             stacked = np.concatenate([history, frames[:, None]], 1)
             frames, history = stacked, stacked[:, 1:]
-        flat = np.ascontiguousarray(frames).reshape(batch, plan.inputs)
-        pixels, observed = (
-            (flat, np.empty((batch, 0), np.float32))
-            if plan.pixels
-            else (np.empty((batch, 0), np.uint8), flat)
-        )
+        flat = np.ascontiguousarray(frames).reshape(batch, self._inputs)
+        flat = flat if flat.flags.writeable else flat.copy()  # or the kernel has no type for it
         q = np.empty((batch, plan.outputs), np.float32)
-        after = np.empty((batch, plan.neurons), np.float32)
-        floats, spikes, memo = self._room(batch)
+        after = np.empty((batch, self._neurons), np.float32)
+        room.prepare(plan, batch)
         self._run(
-            plan.program, plan.weights, plan.tables, pixels, observed, memo.seen, memo.sums,
-            membranes, after, floats, spikes, self._no_counts if counts is None else counts, q,
-            self.timesteps,
+            plan.program, plan.weights, plan.tables,
+            flat if plan.pixels else self._no_pixels,
+            self._no_floats if plan.pixels else flat,
+            room.seen, room.sums, membranes, after, room.floats, room.spikes,
+            self._no_counts if counts is None else counts, q, self.timesteps,
         )  # fmt: skip
         return q, EventState(after, history)
 
@@ -162,41 +171,24 @@ class EventEngine:
             raise ValueError("state holds membranes that are not finite")
         return state
 
-    @property
-    def _dtype(self) -> type[np.generic]:
-        return np.uint8 if self.plan.pixels else np.float32
-
-    def _room(self, batch: int) -> tuple[Array, NDArray[np.uint8], _Memo]:
-        """This thread's scratch, with a row of the memo for every environment."""
-        plan, own = self.plan, self._scratch
-        if own.floats is None or own.spikes is None:
-            own.floats = np.zeros(plan.floats + plan.neurons, np.float32)
-            own.spikes = np.zeros(plan.spikes, np.uint8)
-        if own.memo is None or len(own.memo.seen) < batch:
-            width = plan.inputs if plan.pixels else 0
-            own.memo = _Memo(
-                np.full((batch, width), plan.offset, np.uint8), np.tile(plan.sums, (batch, 1))
-            )
-        return own.floats, own.spikes, own.memo
-
     def _check(
         self, frames: Frames, state: EventState, episode_start: NDArray[np.bool_] | None
     ) -> None:
-        plan, batch = self.plan, len(frames)
-        if frames.shape[1:] != plan.input_shape or frames.dtype != self._dtype:
+        shape = (len(frames), *self.plan.input_shape)
+        if frames.shape != shape or frames.dtype != self._dtype:
             raise ValueError(
                 f"input is {frames.shape} {frames.dtype}; expected (batch, "
-                f"{', '.join(map(str, plan.input_shape))}) {np.dtype(self._dtype)}"
+                f"{', '.join(map(str, shape[1:]))}) {self._dtype}"
             )
-        if state.membranes.shape != (batch, plan.neurons):
+        if state.membranes.shape != (shape[0], self._neurons):
             raise ValueError(
                 f"state is for {state.membranes.shape} (environments, neurons); expected "
-                f"{(batch, plan.neurons)}: use initial_state({batch})"
+                f"{(shape[0], self._neurons)}: use initial_state({shape[0]})"
             )
         if episode_start is not None and (
-            episode_start.shape != (batch,) or episode_start.dtype != np.bool_
+            episode_start.shape != shape[:1] or episode_start.dtype != np.bool_
         ):
             raise ValueError(
                 f"episode_start is {episode_start.shape} {episode_start.dtype}; expected "
-                f"{(batch,)} bool"
+                f"{shape[:1]} bool"
             )

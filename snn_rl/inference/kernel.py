@@ -92,20 +92,75 @@ def _pixels(op, tables, weights, now, seen, sums):  # type: ignore[no-untyped-de
 
 
 @_inlined
+def _add_rows(tables, weights, bounds, group, count, rows, out):  # type: ignore[no-untyped-def]
+    """Add the weights of `count` (1 to 4) spikes at one position, whose weights begin at `rows`.
+
+    Together they read and write every output once, where each by itself would do so anew.
+    """
+    y0, y1 = np.int64(tables[bounds]), np.int64(tables[bounds + 1])
+    x0, x1 = np.int64(tables[bounds + 2]), np.int64(tables[bounds + 3])
+    first, second, third, fourth = rows
+    for j in range(y0, y1, 2):
+        from_y, to_y = np.uint64(tables[j]), group + np.uint64(tables[j + 1])
+        for k in range(x0, x1, 3):
+            w, o = from_y + np.uint64(tables[k]), to_y + np.uint64(tables[k + 1])
+            length = np.uint64(tables[k + 2])
+            a, b, c, d = w + first, w + second, w + third, w + fourth
+            if count == 1:
+                for n in range(length):
+                    out[o + n] += weights[a + n]
+            elif count == 2:
+                for n in range(length):
+                    out[o + n] += weights[a + n] + weights[b + n]
+            elif count == 3:
+                for n in range(length):
+                    out[o + n] += weights[a + n] + weights[b + n] + weights[c + n]
+            else:
+                for n in range(length):
+                    out[o + n] += (weights[a + n] + weights[b + n]) + (
+                        weights[c + n] + weights[d + n]
+                    )
+
+
+@_inlined
 def _spikes(op, tables, weights, x, out):  # type: ignore[no-untyped-def]
     """Add what the spikes `x`, bytes in whole words, bring to `out`."""
     words = x.view(np.uint64)
     position, end = 0, op[CHANNELS]
+    count, at_group = 0, np.uint64(0)
+    first = second = third = fourth = np.uint64(0)
     for i in range(len(words)):
         word = words[i]
         while word != 0:
             spike = 8 * i + np.int64(((word & (~word + _LOWEST)) * _NUMBER) >> _TOP_BYTE)
             word &= word - _LOWEST
-            while spike >= end:
-                position += 1
-                end += op[CHANNELS]
-            base, group = _base(op, spike - end + op[CHANNELS])
-            _add_runs(tables, weights, op[TABLE] + 4 * position, base, group, _ONE, out)
+            base, group = np.uint64(0), np.uint64(0)
+            inside = spike < end
+            if inside:
+                base, group = _base(op, spike - end + op[CHANNELS])
+            if count == 4 or (count > 0 and (not inside or group != at_group)):
+                rows = (first, second, third, fourth)
+                bounds = op[TABLE] + 4 * position
+                _add_rows(tables, weights, bounds, at_group, count, rows, out)
+                count = 0
+            if not inside:
+                while spike >= end:
+                    position += 1
+                    end += op[CHANNELS]
+                base, group = _base(op, spike - end + op[CHANNELS])
+            at_group = group
+            if count == 0:
+                first = base
+            elif count == 1:
+                second = base
+            elif count == 2:
+                third = base
+            else:
+                fourth = base
+            count += 1
+    if count > 0:
+        rows = (first, second, third, fourth)
+        _add_rows(tables, weights, op[TABLE] + 4 * position, at_group, count, rows, out)
 
 
 @_inlined
@@ -158,9 +213,9 @@ def run(  # type: ignore[no-untyped-def]
 
     Args:
         program, weights, tables: of the plan.
-        pixels: uint8 [batch, inputs] or, for real-valued observations, [batch, 0].
-        observed: float32 [batch, inputs] or [batch, 0].
-        seen, sums: the memo of the first layers, brought to this frame.
+        pixels: uint8 [batch, inputs] or, for real-valued observations, [0, 0].
+        observed: float32 [batch, inputs] or [0, 0].
+        seen, sums: the memo of the first layers, at least [batch, ...], brought to this frame.
         before: membranes [batch, neurons]; `after` is filled with those after the frame.
         floats, spikes: scratch; `floats` ends with room for the largest layer.
         counts: int32 [batch, neurons] that spikes are added to, or [0, 0].
@@ -226,5 +281,5 @@ def run(  # type: ignore[no-untyped-def]
                         steps = np.float32(timesteps)
                         for n in range(len(out)):
                             q[b, n] = (out[n] + steps * bias[n]) / steps
-        if pixels.shape[1] > 0:
+        if len(pixels) > 0:
             seen[b] = pixels[b]
