@@ -74,7 +74,7 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def aside(folder: Path) -> Path:
+def set_aside(folder: Path) -> Path:
     """Where the old folder waits while the new one takes its place."""
     return folder.with_name(f".{folder.name}.old")
 
@@ -82,7 +82,7 @@ def aside(folder: Path) -> Path:
 def whole(folder: Path) -> Path:
     """`folder`, or what it was if a save died between its two renames."""
     folder = Path(os.path.abspath(folder))
-    return aside(folder) if aside(folder).is_dir() and not folder.exists() else folder
+    return set_aside(folder) if set_aside(folder).is_dir() and not folder.exists() else folder
 
 
 def _read_weights(path: Path, known: Any) -> Weights:
