@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from networks import cnn, mlp
 
-from snn_rl.agents.agent import find_agent, zoo
+from snn_rl.agents.loading import find_agent, zoo
 from snn_rl.core.graph import Node
 from snn_rl.core.network import Network
 from snn_rl.errors import EngineError

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snn_rl.agents.agent import find_agent, zoo
+from snn_rl.agents.loading import find_agent, zoo
 from snn_rl.inference.positions import Window, position_table
 from snn_rl.inference.reader import read
 from snn_rl.runs import checkpoint

@@ -138,13 +138,17 @@ class EventEngine:
     def to_arrays(self, state: EventState) -> tuple[NDArray[Any], ...]:
         """A copy of a state as the torch network has it: the frame history (only if frames are
         stacked), then the membranes of every spiking layer, [batch, *shape]."""
-        batch = len(state.membranes)
-        arrays: list[NDArray[Any]] = [state.history.copy()] if self.plan.stack > 1 else []
+        history = [state.history.copy()] if self.plan.stack > 1 else []
+        return (*history, *self.by_layer(state.membranes))
+
+    def by_layer(self, values: Array) -> list[Array]:
+        """Values [batch, neurons] of the plan by spiking layer, each [batch, *shape]."""
+        arrays = []
         for layer in self.plan.layers:
-            flat = np.empty((batch, layer.size), np.float32)
-            flat[:, layer.order] = state.membranes[:, layer.neurons]
-            arrays.append(flat.reshape(batch, *layer.shape))
-        return tuple(arrays)
+            flat = np.empty((len(values), layer.size), np.float32)
+            flat[:, layer.order] = values[:, layer.neurons]
+            arrays.append(flat.reshape(len(values), *layer.shape))
+        return arrays
 
     def from_arrays(self, arrays: Sequence[Any]) -> EventState:
         """Reverse of `to_arrays`; arrays or tensors on the CPU.
