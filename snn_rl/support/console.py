@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -152,6 +152,21 @@ def step_table(rows: Sequence[dict[str, Any]]) -> Table:
             f"{row['ms']:.1f}",
             f"{row['ratio']:.2f}" if "ratio" in row else "1",
             f"{row['ratio_per_T']:.2f}" if "ratio" in row else "–",
+        )
+    return table
+
+
+def act_table(found: Mapping[str, Any]) -> Table:
+    """Table of `snn-rl benchmark act`."""
+    low, high = found["load"]
+    title = f"{found['processor']}, one thread, load of the machine {low:.1f} to {high:.1f}"
+    table = Table("contender", "median µs", "p99 µs", "float32 values", title=title)
+    for row in found["rows"]:
+        table.add_row(
+            row["contender"],
+            f"{row['median_us']:.1f}",
+            f"{row['p99_us']:.1f}",
+            "yes" if row["exact"] else "no",
         )
     return table
 
