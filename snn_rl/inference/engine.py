@@ -32,12 +32,13 @@ class _Room(threading.local):
     """What a thread keeps between calls to save time; nothing that a result depends on.
 
     Attributes:
-        floats, spikes: scratch.
+        floats, accumulators, spikes: scratch.
         seen, sums: the last frames and the first layers' sums on them, one row per environment.
             Any frame may follow; it only takes longer the more pixels differ.
     """
 
     floats: Array | None = None
+    accumulators: NDArray[np.int32]
     spikes: NDArray[np.uint8]
     seen: NDArray[np.uint8]
     sums: Array
@@ -46,6 +47,7 @@ class _Room(threading.local):
         """Room for a batch; a larger one begins a new memo."""
         if self.floats is None:
             self.floats = np.zeros(plan.floats + plan.neurons, np.float32)
+            self.accumulators = np.zeros(plan.accumulators, np.int32)
             self.spikes = np.zeros(plan.spikes, np.uint8)
         elif len(self.sums) >= batch:
             return
@@ -127,10 +129,10 @@ class EventEngine:
         after = np.empty((batch, self._neurons), np.float32)
         room.prepare(plan, batch)
         self._run(
-            plan.program, plan.weights, plan.tables,
+            plan.program, plan.weights, plan.whole, plan.tables,
             flat if plan.pixels else self._no_pixels,
             self._no_floats if plan.pixels else flat,
-            room.seen, room.sums, membranes, after, room.floats, room.spikes,
+            room.seen, room.sums, membranes, after, room.floats, room.accumulators, room.spikes,
             self._no_counts if counts is None else counts, q, self.timesteps,
         )  # fmt: skip
         return q, EventState(after, history)

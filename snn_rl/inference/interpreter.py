@@ -84,6 +84,9 @@ class _Interpreter:
     def scattered(self, row: NDArray[np.int64]) -> Array:
         """Sums of the weights of all inputs that are not zero, without bias."""
         x, tables = self.source(row), self.network.tables.astype(np.int64)
+        rows = self.network.weights
+        if row[plan.SOURCE_IN] == plan.IN_SPIKES:
+            rows = self.network.whole * self.network.weights[row[plan.SECOND]]
         total = np.zeros(row[plan.OUTPUTS], np.float32)
         positions = row[plan.INPUTS] // row[plan.CHANNELS]
         for i in np.flatnonzero(x):
@@ -96,7 +99,7 @@ class _Interpreter:
             for j, k in product(range(y0, y1, 2), range(x0, x1, 3)):
                 weight = base + tables[j] + tables[k]
                 at, length = group + tables[j + 1] + tables[k + 1], tables[k + 2]
-                total[at : at + length] += self.stored(weight, length) * np.float32(x[i])
+                total[at : at + length] += rows[weight : weight + length] * np.float32(x[i])
         return total
 
     def fire(self, row: NDArray[np.int64]) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from snn_rl.inference import plan
 from snn_rl.inference.compiling import compiled
 
-LAYOUT = 1
+LAYOUT = 2
 """Version of the plan's format that this file was written for."""
 
 PIXELS, DENSE, SCATTER, SCALE, ADD = plan.PIXELS, plan.DENSE, plan.SCATTER, plan.SCALE, plan.ADD
@@ -30,7 +30,9 @@ TARGET, OUTPUTS, WEIGHTS, BIAS, TABLE = (
 CHANNELS, KERNEL, ROW, PER_GROUP, OUT_CHANNELS = (
     plan.CHANNELS, plan.KERNEL, plan.ROW, plan.PER_GROUP, plan.OUT_CHANNELS,
 )  # fmt: skip
-SECOND, SECOND_IN, MEMBRANE = plan.SECOND, plan.SECOND_IN, plan.MEMBRANE
+SECOND, SECOND_IN, MEMBRANE, ACCUMULATOR = (
+    plan.SECOND, plan.SECOND_IN, plan.MEMBRANE, plan.ACCUMULATOR,
+)  # fmt: skip
 
 _ZERO, _ONE, _UNIT = np.float32(0.0), np.float32(1.0), np.float32(2.0**-8)
 _LOWEST, _TOP_BYTE = np.uint64(1), np.uint64(56)
@@ -39,9 +41,9 @@ _NUMBER = np.uint64(0x0001020304050607)
 
 # One frame of a batch: see snn_rl.inference.engine, which calls it.
 SIGNATURE = (
-    "void(int64[:,::1], float32[::1], uint32[::1], uint8[:,::1], float32[:,::1], uint8[:,::1], "
-    "float32[:,::1], float32[:,::1], float32[:,::1], float32[::1], uint8[::1], int32[:,::1], "
-    "float32[:,::1], int64)"
+    "void(int64[:,::1], float32[::1], int16[::1], uint32[::1], uint8[:,::1], float32[:,::1], "
+    "uint8[:,::1], float32[:,::1], float32[:,::1], float32[:,::1], float32[::1], int32[::1], "
+    "uint8[::1], int32[:,::1], float32[:,::1], int64)"
 )
 
 _inlined = numba.njit(nogil=True, error_model="numpy")
@@ -92,7 +94,7 @@ def _pixels(op, tables, weights, now, seen, sums):  # type: ignore[no-untyped-de
 
 
 @_inlined
-def _add_rows(tables, weights, bounds, group, count, rows, out):  # type: ignore[no-untyped-def]
+def _add_rows(tables, whole, bounds, group, count, rows, out):  # type: ignore[no-untyped-def]
     """Add the weights of `count` (1 to 4) spikes at one position, whose weights begin at `rows`.
 
     Together they read and write every output once, where each by itself would do so anew.
@@ -108,22 +110,24 @@ def _add_rows(tables, weights, bounds, group, count, rows, out):  # type: ignore
             a, b, c, d = w + first, w + second, w + third, w + fourth
             if count == 1:
                 for n in range(length):
-                    out[o + n] += weights[a + n]
+                    out[o + n] = np.int32(out[o + n] + np.int32(whole[a + n]))
             elif count == 2:
                 for n in range(length):
-                    out[o + n] += weights[a + n] + weights[b + n]
+                    pair = np.int32(whole[a + n]) + np.int32(whole[b + n])
+                    out[o + n] = np.int32(out[o + n] + pair)
             elif count == 3:
                 for n in range(length):
-                    out[o + n] += weights[a + n] + weights[b + n] + weights[c + n]
+                    pair = np.int32(whole[a + n]) + np.int32(whole[b + n])
+                    out[o + n] = np.int32(out[o + n] + pair + np.int32(whole[c + n]))
             else:
                 for n in range(length):
-                    out[o + n] += (weights[a + n] + weights[b + n]) + (
-                        weights[c + n] + weights[d + n]
-                    )
+                    pair = np.int32(whole[a + n]) + np.int32(whole[b + n])
+                    other = np.int32(whole[c + n]) + np.int32(whole[d + n])
+                    out[o + n] = np.int32(out[o + n] + pair + other)
 
 
 @_inlined
-def _spikes(op, tables, weights, x, out):  # type: ignore[no-untyped-def]
+def _spikes(op, tables, whole, x, out):  # type: ignore[no-untyped-def]
     """Add what the spikes `x`, bytes in whole words, bring to `out`."""
     words = x.view(np.uint64)
     position, end = 0, op[CHANNELS]
@@ -141,7 +145,7 @@ def _spikes(op, tables, weights, x, out):  # type: ignore[no-untyped-def]
             if count == 4 or (count > 0 and (not inside or group != at_group)):
                 rows = (first, second, third, fourth)
                 bounds = op[TABLE] + 4 * position
-                _add_rows(tables, weights, bounds, at_group, count, rows, out)
+                _add_rows(tables, whole, bounds, at_group, count, rows, out)
                 count = 0
             if not inside:
                 while spike >= end:
@@ -160,7 +164,18 @@ def _spikes(op, tables, weights, x, out):  # type: ignore[no-untyped-def]
             count += 1
     if count > 0:
         rows = (first, second, third, fourth)
-        _add_rows(tables, weights, op[TABLE] + 4 * position, at_group, count, rows, out)
+        _add_rows(tables, whole, op[TABLE] + 4 * position, at_group, count, rows, out)
+
+
+@_inlined
+def _off_grid(op, weights, total, out):  # type: ignore[no-untyped-def]
+    """Sums of whole weights as floats, with their bias: exact, since they stay below 2^24."""
+    unit, channels = weights[op[SECOND]], op[OUT_CHANNELS]
+    bias = weights[op[BIAS] : op[BIAS] + channels]
+    for at in range(0, len(out), channels):
+        a, o = total[at : at + channels], out[at : at + channels]
+        for n in range(channels):
+            o[n] = np.float32(a[n]) * unit + bias[n]
 
 
 @_inlined
@@ -206,18 +221,18 @@ def _fire(op, weights, current, before, after, block, spikes):  # type: ignore[n
 
 @compiled(SIGNATURE)
 def run(  # type: ignore[no-untyped-def]
-    program, weights, tables, pixels, observed, seen, sums, before, after, floats, spikes, counts,
-    q, timesteps,
+    program, weights, whole, tables, pixels, observed, seen, sums, before, after, floats,
+    accumulators, spikes, counts, q, timesteps,
 ):  # fmt: skip
     """One frame of every environment of a batch.
 
     Args:
-        program, weights, tables: of the plan.
+        program, weights, whole, tables: of the plan.
         pixels: uint8 [batch, inputs] or, for real-valued observations, [0, 0].
         observed: float32 [batch, inputs] or [0, 0].
         seen, sums: the memo of the first layers, at least [batch, ...], brought to this frame.
         before: membranes [batch, neurons]; `after` is filled with those after the frame.
-        floats, spikes: scratch; `floats` ends with room for the largest layer.
+        floats, accumulators, spikes: scratch; `floats` ends with room for the largest layer.
         counts: int32 [batch, neurons] that spikes are added to, or [0, 0].
         q: [batch, outputs], filled.
     """
@@ -263,23 +278,31 @@ def run(  # type: ignore[no-untyped-def]
                     other = sums[b] if op[SECOND_IN] == IN_SUMS else floats
                     for n in range(len(out)):
                         out[n] = held[source + n] + other[op[SECOND] + n]
-                else:
-                    channels = op[OUT_CHANNELS]
-                    bias = weights[op[BIAS] : op[BIAS] + channels]
+                elif op[SOURCE_IN] == IN_SPIKES:
+                    begin = op[ACCUMULATOR]
+                    total = accumulators[begin : begin + op[OUTPUTS]]
+                    if kind == SCATTER or step == 0:
+                        total[:] = 0
+                    end = source + (op[INPUTS] + 7) // 8 * 8
+                    _spikes(op, tables, whole, spikes[source:end], total)
                     if kind == SCATTER:
-                        for at in range(0, len(out), channels):
-                            out[at : at + channels] = bias
+                        _off_grid(op, weights, total, out)
+                    elif step == timesteps - 1:
+                        unit = weights[op[SECOND]]
+                        for n in range(len(out)):
+                            out[n] = np.float32(total[n]) * unit
+                else:
+                    if kind == SCATTER:
+                        for at in range(0, len(out), op[OUT_CHANNELS]):
+                            for n in range(op[OUT_CHANNELS]):
+                                out[at + n] = weights[op[BIAS] + n]
                     elif step == 0:
                         out[:] = _ZERO
-                    if op[SOURCE_IN] == IN_SPIKES:
-                        whole = (op[INPUTS] + 7) // 8 * 8
-                        _spikes(op, tables, weights, spikes[source : source + whole], out)
-                    else:
-                        held = sums[b] if op[SOURCE_IN] == IN_SUMS else floats
-                        _values(op, tables, weights, held[source : source + op[INPUTS]], out)
-                    if kind == READOUT and step == timesteps - 1:
-                        steps = np.float32(timesteps)
-                        for n in range(len(out)):
-                            q[b, n] = (out[n] + steps * bias[n]) / steps
+                    held = sums[b] if op[SOURCE_IN] == IN_SUMS else floats
+                    _values(op, tables, weights, held[source : source + op[INPUTS]], out)
+                if kind == READOUT and step == timesteps - 1:
+                    steps = np.float32(timesteps)
+                    for n in range(len(out)):
+                        q[b, n] = (out[n] + steps * weights[op[BIAS] + n]) / steps
         if len(pixels) > 0:
             seen[b] = pixels[b]

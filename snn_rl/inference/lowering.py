@@ -87,6 +87,7 @@ class _Lowering:
         return Plan(
             program=np.array(parts.program, np.int64),
             weights=_joined(parts.weights, np.float32),
+            whole=_joined(parts.whole, np.int16),
             tables=_joined(parts.tables, np.uint32),
             layers=tuple(parts.layers),
             input_shape=tuple(int(n) for n in options["shape"]),
@@ -95,6 +96,7 @@ class _Lowering:
             offset=int(options.get("offset", 0)),
             sums=_joined(parts.sums, np.float32),
             floats=parts.floats,
+            accumulators=parts.accumulators,
             spikes=parts.spikes,
             outputs=self.values[last["name"]].size,
             most_timesteps=self.most_timesteps,
@@ -148,7 +150,6 @@ class _Lowering:
             plan.SOURCE_IN: x.place,
             plan.INPUTS: x.size,
             plan.OUTPUTS: int(np.prod(shape)),
-            plan.WEIGHTS: self.parts.store(weight),
             plan.BIAS: self.parts.store(bias),
             plan.TABLE: self.parts.table_end,
             plan.CHANNELS: weight.shape[0] * weight.shape[1],
@@ -157,6 +158,7 @@ class _Lowering:
             plan.PER_GROUP: weight.shape[1],
             plan.OUT_CHANNELS: out_channels,
         }
+        fields |= self._stored(node, x, weight, fields[plan.OUTPUTS])
         self.parts.tables.append(position_table(window, row, out_channels, self.parts.table_end))
         order, size = channels_last(shape), fields[plan.OUTPUTS]
         if x.place == plan.IN_PIXELS:
@@ -170,6 +172,26 @@ class _Lowering:
         pooled = node["op"] == "sumpool"
         largest = x.largest * window.area if pooled else np.inf
         return Value(place, target, shape, order, x.static, largest, x.unit if pooled else 1.0)
+
+    def _stored(
+        self, node: dict[str, Any], x: Value, weight: NDArray[Any], outputs: int
+    ) -> dict[int, int]:
+        """Keep weights: those that spikes add as whole numbers, with their unit and sums."""
+        if x.place != plan.IN_SPIKES:
+            return {plan.WEIGHTS: self.parts.store(weight)}
+        scale = self._scale(node)
+        whole = weight.astype(np.float64) * scale
+        if np.abs(whole).max(initial=0) > np.iinfo(np.int16).max:
+            raise EngineError(_cannot(node, "weights beyond 16 bits"))
+        return {
+            plan.WEIGHTS: self.parts.store_whole(whole.astype(np.int16)),
+            plan.SECOND: self.parts.store(np.array([1 / scale])),
+            plan.ACCUMULATOR: self.parts.accumulator(outputs),
+        }
+
+    def _scale(self, node: dict[str, Any]) -> float:
+        """Times this, a layer's weights are whole numbers."""
+        return 1.0 if node["op"] == "sumpool" else 2.0 ** int(self.grid[node["name"]])
 
     def _rows(
         self, node: dict[str, Any], x: Value
@@ -219,7 +241,7 @@ class _Lowering:
         """Refuse weights whose sums are not exact in float32 in every order."""
         if not np.isfinite(x.largest):
             raise EngineError(_cannot(node, "weights behind values without a grid"))
-        scale = 1.0 if node["op"] == "sumpool" else 2.0 ** int(self.grid[node["name"]])
+        scale = self._scale(node)
         w, b = np.abs(weight.astype(np.float64)) * scale, np.abs(bias.astype(np.float64)) * scale
         bound = (w.sum((1, 2, 3)).reshape(groups * weight.shape[-1]) * x.largest + b).max()
         most = int(np.ceil(EXACT * x.unit / max(bound, x.unit))) - 1

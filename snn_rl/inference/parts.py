@@ -45,10 +45,12 @@ class Parts:
 
     program: list[list[int]] = field(default_factory=list)
     weights: list[Array] = field(default_factory=list)
+    whole: list[NDArray[np.int16]] = field(default_factory=list)
     tables: list[NDArray[np.uint32]] = field(default_factory=list)
     sums: list[Array] = field(default_factory=list)
     layers: list[plan.Layer] = field(default_factory=list)
     floats: int = 0
+    accumulators: int = 0
     spikes: int = 0
 
     def operation(self, kind: int, fields: dict[int, int]) -> None:
@@ -65,6 +67,12 @@ class Parts:
         self.weights.append(np.ascontiguousarray(values, np.float32).ravel())
         return offset
 
+    def store_whole(self, values: NDArray[np.generic]) -> int:
+        """Keep whole weights; returns their offset."""
+        offset = sum(len(kept) for kept in self.whole)
+        self.whole.append(np.ascontiguousarray(values, np.int16).ravel())
+        return offset
+
     @property
     def table_end(self) -> int:
         """Where the next table will begin."""
@@ -74,6 +82,12 @@ class Parts:
         """Room for floats, aligned to a cache line; returns its offset."""
         offset = self.floats
         self.floats += -(-size // 16) * 16
+        return offset
+
+    def accumulator(self, size: int) -> int:
+        """Room for sums of whole weights; returns its offset."""
+        offset = self.accumulators
+        self.accumulators += -(-size // 16) * 16
         return offset
 
     def spike_bytes(self, size: int) -> int:

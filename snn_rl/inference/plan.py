@@ -17,7 +17,7 @@ Array = NDArray[np.float32]
 # Primitives.
 PIXELS = 0  # scatter of the pixels that changed since the last frame, onto the sums of that frame
 DENSE = 1  # real-valued observation times weights, summed in float64, rounded once
-SCATTER = 2  # bias, then the rows of the inputs that are not zero: convolution, linear, sum-pool
+SCATTER = 2  # the rows of the inputs that are not zero, and bias: convolution, linear, sum-pool
 SCALE = 3  # one factor times spikes or floats
 ADD = 4  # the sum of two values
 LIF = 5  # leaky integrate-and-fire
@@ -35,7 +35,8 @@ SOURCE_IN = 3  # which of the buffers holds it
 INPUTS = 4  # values of the input
 TARGET = 5  # where its output begins: sums of PIXELS, spikes of LIF, else floats
 OUTPUTS = 6  # values of the output
-WEIGHTS = 7  # offset of its weights [in channel, ky, kx, out channel of the group]; SCALE: factor
+WEIGHTS = 7  # offset of its weights [in channel, ky, kx, out channel of the group], whole numbers
+# where its input is spikes; SCALE: offset of its factor
 BIAS = 8  # offset of its bias [out channel]; of a LIF: of its thresholds [neuron]
 TABLE = 9  # offset of its table of positions, see snn_rl.inference.positions
 CHANNELS = 10  # input channels
@@ -43,10 +44,11 @@ KERNEL = 11  # weights per input channel
 ROW = 12  # output channels of one group
 PER_GROUP = 13  # input channels of one group
 OUT_CHANNELS = 14
-SECOND = 15  # ADD: where the second operand begins; LIF: offset of its leaks
+SECOND = 15  # ADD: where the second operand begins; LIF: offset of its leaks; spikes' weights: unit
 SECOND_IN = 16
 MEMBRANE = 17  # LIF: where its neurons begin among all neurons
-WIDTH = 18
+ACCUMULATOR = 18  # where the sums of whole weights begin
+WIDTH = 19
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ class Plan:
 
     Attributes:
         program: int64 [operations, WIDTH].
-        weights: float32, all weights, biases, thresholds and leaks.
+        weights: float32: biases, thresholds, leaks, and weights of inputs that are no spikes.
+        whole: int16, the weights that spikes add, in units of their grid: half the memory to read.
         tables: uint32, see TABLE.
         layers: the spiking layers in order of execution.
         input_shape: one frame, before stacking.
@@ -89,13 +92,14 @@ class Plan:
         stack: frames that the network sees at once.
         offset: grey level that counts as zero.
         sums: float32, what PIXELS holds for a frame of nothing but `offset`.
-        floats, spikes: scratch values per sample, and scratch bytes (a multiple of 8).
+        floats, accumulators, spikes: scratch floats, int32 and bytes (a multiple of 8).
         outputs: values of the read-out.
         most_timesteps: the largest T at which the read-out's sum is exact.
     """
 
     program: NDArray[np.int64]
     weights: Array
+    whole: NDArray[np.int16]
     tables: NDArray[np.uint32]
     layers: tuple[Layer, ...]
     input_shape: tuple[int, ...]
@@ -104,6 +108,7 @@ class Plan:
     offset: int
     sums: Array
     floats: int
+    accumulators: int
     spikes: int
     outputs: int
     most_timesteps: int
