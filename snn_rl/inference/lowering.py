@@ -15,16 +15,10 @@ from snn_rl.errors import CheckpointError, EngineError
 from snn_rl.inference import plan
 from snn_rl.inference.parts import Parts, Value
 from snn_rl.inference.plan import Plan
-from snn_rl.inference.positions import (
-    POINT,
-    Window,
-    channels_last,
-    position_table,
-    window_of,
-)
+from snn_rl.inference.positions import channels_last, position_table
 from snn_rl.inference.reader import Weights
+from snn_rl.inference.rows import Rows, cannot, most_sums, rows_of
 
-EXACT = 2.0**24
 PIXEL_UNIT = 2.0**-8
 THRESHOLD_FLOOR = 1e-3
 KNOWN_OPTIONS = {
@@ -105,10 +99,10 @@ class _Lowering:
     def _check_options(self, node: dict[str, Any]) -> None:
         op = node["op"]
         if op not in KNOWN_OPTIONS:
-            raise EngineError(_cannot(node, f"operation {op!r}"))
+            raise EngineError(cannot(node, f"operation {op!r}"))
         unknown = set(node["options"]) - KNOWN_OPTIONS[op]
         if unknown:
-            raise EngineError(_cannot(node, f"option {min(unknown)!r} of {op!r}"))
+            raise EngineError(cannot(node, f"option {min(unknown)!r} of {op!r}"))
 
     def _lower(self, node: dict[str, Any]) -> Value:
         inputs = [self.values[name] for name in node["inputs"]]
@@ -133,36 +127,36 @@ class _Lowering:
                 return inputs[0]
 
     def _weighted(self, node: dict[str, Any], x: Value) -> Value:
-        window, weight, shape, row, groups = self._rows(node, x)
-        out_channels = row * groups
-        bias = self._bias(node, out_channels)
+        rows = rows_of(node, x, self.weights, self.grid)
         last = node is self.nodes[-1] and node["op"] == "linear"
         if last and x.static:
-            raise EngineError(_cannot(node, "a read-out of something else than spikes"))
+            raise EngineError(cannot(node, "a read-out of something else than spikes"))
         if x.place == plan.IN_OBSERVED:
             if node["op"] != "linear":
-                raise EngineError(_cannot(node, f"{node['op']!r} of real-valued observations"))
+                raise EngineError(cannot(node, f"{node['op']!r} of real-valued observations"))
         else:
-            self._check_exact(node, x, weight, bias, groups, last)
+            most = most_sums(node, x, rows)
+            self.most_timesteps = most if last else self.most_timesteps
+        size, shape = rows.outputs, rows.shape
         fields = {
             plan.STATIC: x.static,
             plan.SOURCE: x.offset,
             plan.SOURCE_IN: x.place,
             plan.INPUTS: x.size,
-            plan.OUTPUTS: int(np.prod(shape)),
-            plan.BIAS: self.parts.store(bias),
+            plan.OUTPUTS: size,
+            plan.BIAS: self.parts.store(rows.bias),
             plan.TABLE: self.parts.table_end,
-            plan.CHANNELS: weight.shape[0] * weight.shape[1],
-            plan.KERNEL: window.area * row,
-            plan.ROW: row,
-            plan.PER_GROUP: weight.shape[1],
-            plan.OUT_CHANNELS: out_channels,
+            plan.CHANNELS: rows.groups * rows.per_group,
+            plan.KERNEL: rows.window.area * rows.row,
+            plan.ROW: rows.row,
+            plan.PER_GROUP: rows.per_group,
+            plan.OUT_CHANNELS: rows.channels,
+            **self._stored(node, x, rows),
         }
-        fields |= self._stored(node, x, weight, fields[plan.OUTPUTS])
-        self.parts.tables.append(position_table(window, row, out_channels, self.parts.table_end))
-        order, size = channels_last(shape), fields[plan.OUTPUTS]
+        table = position_table(rows.window, rows.row, rows.channels, self.parts.table_end)
+        self.parts.tables.append(table)
         if x.place == plan.IN_PIXELS:
-            tiled = np.tile(bias, size // out_channels)
+            tiled = np.tile(rows.bias, size // rows.channels)
             kind, place, target = plan.PIXELS, plan.IN_SUMS, self.parts.frame_sums(tiled)
         else:
             kind = plan.READOUT if last else plan.SCATTER
@@ -170,85 +164,22 @@ class _Lowering:
             place, target = plan.IN_FLOATS, self.parts.scratch(size)
         self.parts.operation(kind, fields | {plan.TARGET: target})
         pooled = node["op"] == "sumpool"
-        largest = x.largest * window.area if pooled else np.inf
-        return Value(place, target, shape, order, x.static, largest, x.unit if pooled else 1.0)
+        largest = x.largest * rows.window.area if pooled else np.inf
+        unit = x.unit if pooled else 1.0
+        return Value(place, target, shape, channels_last(shape), x.static, largest, unit)
 
-    def _stored(
-        self, node: dict[str, Any], x: Value, weight: NDArray[Any], outputs: int
-    ) -> dict[int, int]:
+    def _stored(self, node: dict[str, Any], x: Value, rows: Rows) -> dict[int, int]:
         """Keep weights: those that spikes add as whole numbers, with their unit and sums."""
         if x.place != plan.IN_SPIKES:
-            return {plan.WEIGHTS: self.parts.store(weight)}
-        scale = self._scale(node)
-        whole = weight.astype(np.float64) * scale
+            return {plan.WEIGHTS: self.parts.store(rows.weight)}
+        whole = rows.weight.astype(np.float64) * rows.scale
         if np.abs(whole).max(initial=0) > np.iinfo(np.int16).max:
-            raise EngineError(_cannot(node, "weights beyond 16 bits"))
+            raise EngineError(cannot(node, "weights beyond 16 bits"))
         return {
             plan.WEIGHTS: self.parts.store_whole(whole.astype(np.int16)),
-            plan.SECOND: self.parts.store(np.array([1 / scale])),
-            plan.ACCUMULATOR: self.parts.accumulator(outputs),
+            plan.SECOND: self.parts.store(np.array([1 / rows.scale])),
+            plan.ACCUMULATOR: self.parts.accumulator(rows.outputs),
         }
-
-    def _scale(self, node: dict[str, Any]) -> float:
-        """Times this, a layer's weights are whole numbers."""
-        return 1.0 if node["op"] == "sumpool" else 2.0 ** int(self.grid[node["name"]])
-
-    def _rows(
-        self, node: dict[str, Any], x: Value
-    ) -> tuple[Window, NDArray[Any], tuple[int, ...], int, int]:
-        """Window, weights [group, in channel, ky, kx, out channel], output's shape, row, groups."""
-        options = node["options"]
-        if node["op"] == "linear":
-            weight = self._weight(node, (int(options["out_features"]), int(options["in_features"])))
-            if x.shape != (weight.shape[1],):
-                raise EngineError(_cannot(node, f"a linear layer on values of shape {x.shape}"))
-            columns = weight[:, x.order].T
-            return POINT, columns[None, :, None, None], (len(weight),), len(weight), 1
-        if len(x.shape) != 3:
-            raise EngineError(_cannot(node, f"{node['op']!r} on values of shape {x.shape}"))
-        window = window_of(options, x.shape[1:])
-        if node["op"] == "sumpool":
-            groups, row = x.shape[0], 1
-            rows = np.ones((groups, 1, *window.kernel, 1), np.float32)
-        else:
-            channels, groups = int(options["out_channels"]), int(options.get("groups", 1))
-            inputs = int(options["in_channels"])
-            row = channels // groups
-            weight = self._weight(node, (channels, inputs // groups, *window.kernel))
-            if inputs != x.shape[0]:
-                raise CheckpointError(f"layer {node['name']!r} does not fit its input")
-            rows = weight.reshape(groups, row, *weight.shape[1:]).transpose(0, 2, 3, 4, 1)
-        return window, rows[:, :, :, window.columns], (row * groups, *window.out), row, groups
-
-    def _weight(self, node: dict[str, Any], shape: tuple[int, ...]) -> NDArray[Any]:
-        weight = self.weights[f"{node['name']}.weight"]
-        if weight.shape != shape:
-            raise CheckpointError(f"layer {node['name']!r} has weights of shape {weight.shape}")
-        return weight
-
-    def _bias(self, node: dict[str, Any], channels: int) -> NDArray[Any]:
-        if node["op"] == "sumpool" or not node["options"].get("bias", True):
-            return np.zeros(channels, np.float32)
-        bias = self.weights[f"{node['name']}.bias"]
-        if bias.shape != (channels,):
-            raise CheckpointError(f"layer {node['name']!r} has biases of shape {bias.shape}")
-        return bias
-
-    def _check_exact(
-        self, node: dict[str, Any], x: Value, weight: NDArray[Any], bias: NDArray[Any],
-        groups: int, last: bool,
-    ) -> None:  # fmt: skip
-        """Refuse weights whose sums are not exact in float32 in every order."""
-        if not np.isfinite(x.largest):
-            raise EngineError(_cannot(node, "weights behind values without a grid"))
-        scale = self._scale(node)
-        w, b = np.abs(weight.astype(np.float64)) * scale, np.abs(bias.astype(np.float64)) * scale
-        bound = (w.sum((1, 2, 3)).reshape(groups * weight.shape[-1]) * x.largest + b).max()
-        most = int(np.ceil(EXACT * x.unit / max(bound, x.unit))) - 1
-        if most < 1 or (w % 1).any() or (b % 1).any():
-            raise EngineError(_cannot(node, "weights that lie on no grid"))
-        if last:
-            self.most_timesteps = most
 
     def _spikes(self, node: dict[str, Any], x: Value) -> Value:
         name, shape = node["name"], tuple(int(n) for n in node["options"]["shape"])
@@ -291,7 +222,7 @@ class _Lowering:
 
     def _added(self, node: dict[str, Any], a: Value, b: Value) -> Value:
         if a.shape != b.shape or not np.array_equal(a.order, b.order):
-            raise EngineError(_cannot(node, "an addition of values that lie in different orders"))
+            raise EngineError(cannot(node, "an addition of values that lie in different orders"))
         a, b = self._as_floats(node, a), self._as_floats(node, b)
         target, static = self.parts.scratch(a.size), a.static and b.static
         fields = {
@@ -316,13 +247,9 @@ def _input(node: dict[str, Any]) -> Value:
 def _inner(node: dict[str, Any], x: Value) -> Value:
     """`x`, unless it is the observation itself."""
     if x.place in (plan.IN_PIXELS, plan.IN_OBSERVED):
-        raise EngineError(_cannot(node, f"{node['op']!r} of the observation itself"))
+        raise EngineError(cannot(node, f"{node['op']!r} of the observation itself"))
     return x
 
 
 def _joined(arrays: list[Any], dtype: Any) -> NDArray[Any]:
     return np.concatenate(arrays).astype(dtype) if arrays else np.zeros(0, dtype)
-
-
-def _cannot(node: dict[str, Any], what: str) -> str:
-    return f"the event-driven engine cannot run layer {node['name']!r}: it lacks {what}"
