@@ -52,12 +52,15 @@ class _Graph:
         if same:
             options |= {"kernel_size": 3, "padding": 1}
         else:
-            pair = st.tuples(st.integers(1, 2), st.integers(1, 2))
+            sizes = st.tuples(st.integers(1, 3), st.integers(1, 3))
+            kernel, stride, padding = draw(sizes), draw(sizes), draw(sizes)
+            # A kernel that is spread out may be larger than a pooled image.
+            spread = [draw(st.integers(1, 2 if min(self.shape[1:]) >= 5 else 1)) for _ in kernel]
             options |= {
-                "kernel_size": list(draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))),
-                "stride": list(draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))),
-                "dilation": list(draw(pair)),
-                "padding": list(draw(st.tuples(st.integers(0, 2), st.integers(0, 2)))),
+                "kernel_size": list(kernel),
+                "stride": list(stride),
+                "dilation": spread,
+                "padding": [p - 1 for p in padding],
             }
         return self.add("conv", options, *inputs)
 
