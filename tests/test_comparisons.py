@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from snn_rl.agents.agent import load_agent
+from snn_rl.agents.loading import load_agent
 from snn_rl.errors import SnnRlError
 from snn_rl.runs.monitor import StopFlag
 
