@@ -13,7 +13,7 @@ from torch import nn
 import snn_rl
 from snn_rl.agents.config import TrainConfig
 from snn_rl.agents.dqn.stage import Result, StageTrainer
-from snn_rl.agents.dqn.validation import Judge, Task
+from snn_rl.agents.dqn.validation import Task, Validator
 from snn_rl.agents.evaluation import evaluate, validation_seeds
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.qnetwork import mlp
@@ -44,17 +44,17 @@ def test_the_network_kept_is_the_best_and_among_equals_the_last() -> None:
     policy = Policy(trace(module, (2,), pixels=False))
     (bias,) = (p for p in policy.network.parameters() if p.dim() == 1)
     task = Task("Choice-v0", ObservationPipeline("vector", (2,)), 2, 0)
-    judge = Judge(policy, task, tiny().validation)
+    validator = Validator(policy, task, tiny().validation)
     for preference in ([1.0, 0.0], [0.0, 1.0], [0.0, 2.0], [1.0, 0.5]):
         with torch.no_grad():
             for parameter in policy.network.parameters():
                 parameter.zero_()
             bias.copy_(torch.tensor(preference))
-        judge.validate()
-    assert judge.last == 0
-    assert judge.best_mean == 3
-    assert judge.best is not None
-    (kept,) = (p for p in judge.best.parameters() if p.dim() == 1)
+        validator.validate()
+    assert validator.last == 0
+    assert validator.best_mean == 3
+    assert validator.best is not None
+    (kept,) = (p for p in validator.best.parameters() if p.dim() == 1)
     assert kept.tolist() == [0.0, 2.0]
 
 

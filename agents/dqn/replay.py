@@ -38,7 +38,8 @@ class Segment:
 
     `start` marks the first frame of an episode, `valid` frames that a transition follows.
     `teacher_q` [F, B, actions] are the teacher's labels; `state` is the network's state before
-    the first frame where it is known exactly.
+    the first frame where it is known; the first `burn_in` frames only build up its membranes, or
+    fill the stack of frames.
     """
 
     frames: NDArray[Any]
@@ -50,6 +51,7 @@ class Segment:
     truncated: NDArray[Any]
     teacher_q: NDArray[np.float32] | None = None
     state: State | None = None
+    burn_in: int = 0
 
 
 class SegmentReplay:
@@ -133,13 +135,19 @@ class SegmentReplay:
             self.teacher_q[:, row] = step.teacher_q
         self.written += 1
 
-    def sample(self, generator: np.random.Generator, batch: int, length: int) -> Segment:
-        """Uniformly drawn segments of `length` frames. Raises ValueError if none fits yet."""
+    def sample(
+        self, generator: np.random.Generator, batch: int, length: int, burn_in: int = 0
+    ) -> Segment:
+        """Uniformly drawn segments of `length` frames, of which the first `burn_in` do not count.
+
+        Raises:
+            ValueError: there are fewer rows.
+        """
         self._check(length)
         offsets = len(self) - length + 1
         env = generator.integers(len(self.frames), size=batch)
         first = generator.integers(offsets, size=batch) + (self.written - len(self))
-        return self._cut(env, first, length)
+        return self._cut(env, first, length, burn_in=burn_in)
 
     def newest(
         self, length: int, state: State | None, envs: NDArray[np.int64] | None = None
@@ -170,6 +178,7 @@ class SegmentReplay:
         first: NDArray[np.int64],
         length: int,
         state: State | None = None,
+        burn_in: int = 0,
     ) -> Segment:
         at = (env[None], (first[None] + np.arange(length)[:, None]) % self.ring)
         return Segment(
@@ -182,4 +191,5 @@ class SegmentReplay:
             truncated=self.truncated[at],
             teacher_q=self.teacher_q[at] if self.teacher_q.shape[2] else None,
             state=state,
+            burn_in=burn_in,
         )

@@ -15,10 +15,11 @@ import torch
 
 from snn_rl.agents.config import LearnerConfig, ValidationConfig
 from snn_rl.agents.dqn.learner import Learner
-from snn_rl.agents.dqn.overlap import Ahead
+from snn_rl.agents.dqn.overlap import OverlappedPlay
 from snn_rl.agents.dqn.replay import Segment, SegmentReplay
 from snn_rl.agents.dqn.rollout import Rollout, exploration
-from snn_rl.agents.dqn.validation import Judge, Task
+from snn_rl.agents.dqn.targets import bootstrap_frames, burn_in_frames
+from snn_rl.agents.dqn.validation import Task, Validator
 from snn_rl.agents.evaluation import Stopped
 from snn_rl.agents.monitor import Monitor, Progress
 from snn_rl.agents.policy import Policy
@@ -92,15 +93,17 @@ class StageTrainer:
             carry_membrane=policy.carry_membrane,
         )
         kept = replace(policy, network=self.learner.kept)
-        self.ahead: Ahead | None = None
+        self.overlapped: OverlappedPlay | None = None
         if config.overlap:
-            self.ahead = Ahead(policy)
+            self.overlapped = OverlappedPlay(policy)
             self.play_generator = np.random.default_rng([stage_seed, 1])
         self.before: State = ()  # at the start of the newest roll-out in the replay
-        self.judge = Judge(kept, task, validation, monitor.should_stop)
-        self.length = config.rollout
+        self.validator = Validator(kept, task, validation, monitor.should_stop)
+        self.burn_in, self.length = 0, config.rollout  # of segments
         if config.replay:
-            self.length = self.learner.passes.burn_in + config.segment + self.learner.passes.ahead
+            carried = policy.carry_membrane
+            self.burn_in = burn_in_frames(policy.network, config, carry_membrane=carried)
+            self.length = self.burn_in + config.segment + bootstrap_frames(config)
         # Whether a resumed stage needs what the replay holds.
         self.keeps_replay = config.replay > 0 or config.overlap
         self.replay = self._make_replay()
@@ -125,7 +128,7 @@ class StageTrainer:
                 vector,
                 task.env_id,
                 task.pipeline,
-                self.ahead.policy if self.ahead else self.policy,
+                self.overlapped.policy if self.overlapped else self.policy,
                 self.teacher,
                 self.play_generator,
                 clip_rewards=config.clip_rewards,
@@ -134,8 +137,8 @@ class StageTrainer:
             self._train(rollout)
             self._save(rollout)
         finally:
-            if self.ahead:
-                self.ahead.close()
+            if self.overlapped:
+                self.overlapped.close()
             vector.close()
             if self.saver:
                 self.saver.wait()
@@ -153,13 +156,13 @@ class StageTrainer:
 
     def _complete(self) -> bool:
         used_up = self.steps >= self.config.steps and self.validated_at == self.steps
-        return used_up or self.judge.satisfied
+        return used_up or self.validator.satisfied
 
     def _validate_if_due(self) -> None:
         if self.steps < min(self.next_validation, self.config.steps):
             return
         try:
-            evaluation = self.judge.validate()
+            evaluation = self.validator.validate()
         except Stopped:  # it is due again when the stage is resumed
             return
         self.next_validation = self.steps + self.validate_every
@@ -196,12 +199,12 @@ class StageTrainer:
             "recent": list(self.recent),
             "metrics": self.metrics,
             "written": self.replay.written,
-            "before": self.before if self.ahead else (),
+            "before": self.before if self.overlapped else (),
             "generator": self.generator.bit_generator.state,
             "play_generator": self.play_generator.bit_generator.state,
             "torch_generator": torch.get_rng_state(),  # draws dropout's masks
             "learner": self.learner.state_dict(),
-            "judge": self.judge.state_dict(),
+            "validation": self.validator.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -218,15 +221,15 @@ class StageTrainer:
         self.play_generator.bit_generator.state = state["play_generator"]
         torch.set_rng_state(state["torch_generator"])
         self.learner.load_state_dict(state["learner"])
-        self.judge.load_state_dict(state["judge"])
+        self.validator.load_state_dict(state["validation"])
 
     def _roll_out_and_learn(self, rollout: Rollout) -> None:
         config, began = self.config, rollout.state
         self.odds = exploration(config, self.steps / config.steps)
-        if self.ahead:
-            self.ahead.start(rollout, config.rollout, self.odds)
+        if self.overlapped:
+            self.overlapped.start(rollout, config.rollout, self.odds)
             self._learn()
-            self._count(began, self.ahead.finish(self.replay))
+            self._count(began, self.overlapped.finish(self.replay))
         else:
             self._count(began, rollout.collect(self.replay, config.rollout, self.odds))
             self._learn()
@@ -247,7 +250,7 @@ class StageTrainer:
         config = self.config
         if config.replay:
             for _ in range(config.updates):
-                yield self.replay.sample(self.generator, config.batch, self.length)
+                yield self.replay.sample(self.generator, config.batch, self.length, self.burn_in)
             return
         for envs in np.array_split(self.generator.permutation(config.num_envs), config.updates):
             yield self.replay.newest(self.length, self.before, envs)
@@ -282,7 +285,7 @@ class StageTrainer:
             seconds=self.seconds,
             epsilon=self.odds.epsilon,
             mean_reward=float(np.mean(self.recent)) if self.recent else None,
-            validation=self.judge.last,
+            validation=self.validator.last,
             metrics=self.metrics,
         )
 
@@ -295,9 +298,9 @@ class StageTrainer:
                 self.config.learning_starts,
             )
         return Result(
-            network=self.judge.best or self.learner.kept,
-            validation=self.judge.best_mean,
-            target_reached=self.judge.satisfied,
+            network=self.validator.best or self.learner.kept,
+            validation=self.validator.best_mean,
+            target_reached=self.validator.satisfied,
             steps=self.steps,
             updates=self.learner.updates,
             seconds=self.seconds,
