@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from snn_rl.agents.dqn.losses import mean_rate
 from snn_rl.agents.dqn.replay import Segment
-from snn_rl.agents.dqn.targets import bootstrap_frames, burn_in_frames
+from snn_rl.agents.dqn.spans import bootstrap_frames, spans_of
+from snn_rl.agents.policy import Policy
 from snn_rl.conversion.tracing import trace
 from snn_rl.core.network import Network
 from snn_rl.core.neuron import THRESHOLD_FLOOR
@@ -89,7 +90,7 @@ def test_burn_in_builds_up_membranes_without_gradient() -> None:
 
 def test_stacked_frames_are_there_before_the_first_frame_that_counts() -> None:
     learner = learner_of(ann_network(stack=4), n_step=1)
-    assert burn_in_frames(learner.network, learner.config, carry_membrane=True) == 3
+    assert spans_of(Policy(learner.network), learner.config).burn_in == 3
     segment = segment_of(5, ends=0, burn_in=3)
     segment.start[:] = False
     without_past = replace(segment, frames=segment.frames.copy())

@@ -16,9 +16,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from snn_rl.agents.config import LearnerConfig
+from snn_rl.agents.dqn.execution import Execution
 from snn_rl.agents.dqn.losses import distillation, mean_rate
 from snn_rl.agents.dqn.replay import Segment
-from snn_rl.agents.dqn.targets import Execution, Lesson, make_targets
+from snn_rl.agents.dqn.targets import Lesson, make_targets
 from snn_rl.core.network import Network
 from snn_rl.runs.resume import load_optimizer_state, optimizer_state
 

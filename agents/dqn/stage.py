@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -16,9 +15,9 @@ import torch
 from snn_rl.agents.config import LearnerConfig, ValidationConfig
 from snn_rl.agents.dqn.learner import Learner
 from snn_rl.agents.dqn.overlap import OverlappedPlay
-from snn_rl.agents.dqn.replay import Segment, SegmentReplay
+from snn_rl.agents.dqn.replay import Segment, SegmentReplay, spare_rows
 from snn_rl.agents.dqn.rollout import Rollout, exploration
-from snn_rl.agents.dqn.targets import bootstrap_frames, burn_in_frames
+from snn_rl.agents.dqn.spans import spans_of
 from snn_rl.agents.dqn.validation import Task, Validator
 from snn_rl.agents.evaluation import Stopped
 from snn_rl.agents.monitor import Monitor, Progress
@@ -28,10 +27,6 @@ from snn_rl.errors import SnnRlError
 from snn_rl.runs.resume import Saver
 
 log = logging.getLogger(__name__)
-
-SPARE = 1 << 20
-"""Values of each environment's frames that the replay keeps beyond what it draws from, so that
-saves need not be frequent."""
 
 
 @dataclass(frozen=True)
@@ -99,11 +94,7 @@ class StageTrainer:
             self.play_generator = np.random.default_rng([stage_seed, 1])
         self.before: State = ()  # at the start of the newest roll-out in the replay
         self.validator = Validator(kept, task, validation, monitor.should_stop)
-        self.burn_in, self.length = 0, config.rollout  # of segments
-        if config.replay:
-            carried = policy.carry_membrane
-            self.burn_in = burn_in_frames(policy.network, config, carry_membrane=carried)
-            self.length = self.burn_in + config.segment + bootstrap_frames(config)
+        self.spans = spans_of(policy, config)
         # Whether a resumed stage needs what the replay holds.
         self.keeps_replay = config.replay > 0 or config.overlap
         self.replay = self._make_replay()
@@ -132,6 +123,7 @@ class StageTrainer:
                 self.teacher,
                 self.play_generator,
                 clip_rewards=config.clip_rewards,
+                state_every=self.spans.every,
             )
             self._resume(rollout)
             self._train(rollout)
@@ -241,31 +233,31 @@ class StageTrainer:
         self.steps += self.config.rollout * self.config.num_envs
 
     def _learn(self) -> None:
-        if self.steps >= self.config.learning_starts and len(self.replay) >= self.length:
+        if self.steps >= self.config.learning_starts and self.replay.firsts(self.spans.length):
             self.metrics = self.learner.learn(self._segments())
 
     def _segments(self) -> Iterator[Segment]:
         """Data of the updates after a roll-out: drawn from the replay, or the roll-out itself,
         divided among the updates by environment, from the state it really began in."""
-        config = self.config
+        config, spans = self.config, self.spans
         if config.replay:
             for _ in range(config.updates):
-                yield self.replay.sample(self.generator, config.batch, self.length, self.burn_in)
+                yield self.replay.sample(self.generator, config.batch, spans.length, spans.burn_in)
             return
         for envs in np.array_split(self.generator.permutation(config.num_envs), config.updates):
-            yield self.replay.newest(self.length, self.before, envs)
+            yield self.replay.newest(spans.length, self.before, envs)
 
     def _make_replay(self) -> SegmentReplay:
         config, network = self.config, self.policy.network
         rows = config.replay // config.num_envs if config.replay else config.rollout
-        if rows < self.length:
-            needed = self.length * config.num_envs
+        if rows < self.spans.rows:
+            needed = self.spans.rows * config.num_envs
             raise SnnRlError(f"{self.name}: replay must hold at least {needed} transitions")
         files, spare = None, 0
         if self.saver and self.keeps_replay:
             files = self.saver.replay_files
-            spare = max(rows // 4, config.rollout, SPARE // math.prod(network.input_shape))
-            spare = min(spare, max(0, config.steps // config.num_envs + config.rollout - rows))
+            total = config.steps // config.num_envs
+            spare = spare_rows(rows, network.input_shape, rollout=config.rollout, total=total)
         return SegmentReplay(
             config.num_envs,
             rows,
@@ -274,6 +266,8 @@ class StageTrainer:
             teacher_actions=self.task.num_actions if self.teacher else 0,
             spare=spare,
             files=files,
+            state=self.policy.initial_state(config.num_envs),
+            every=self.spans.every,
         )
 
     def _progress(self) -> Progress:

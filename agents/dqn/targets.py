@@ -12,16 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from snn_rl.agents.config import LearnerConfig
+from snn_rl.agents.dqn.execution import Execution, on_device
 from snn_rl.agents.dqn.losses import n_step_returns
 from snn_rl.agents.dqn.replay import Segment
-from snn_rl.core.network import Network, SpikeHook, State
+from snn_rl.agents.dqn.spans import bootstrap_frames
+from snn_rl.core.network import Network, State
 from snn_rl.core.stacking import stack_at
 
 
@@ -34,21 +35,6 @@ def double_dqn(values: Tensor, online: Tensor) -> Tensor:
     """Worth of frames [f, B]: the target network's value of the action that the online network
     prefers. Both [f, B, actions]."""
     return values.gather(2, online.argmax(2, keepdim=True)).squeeze(2)
-
-
-def burn_in_frames(network: Network, config: LearnerConfig, *, carry_membrane: bool) -> int:
-    """Frames before those that count in a segment of the replay.
-
-    Membranes need `config.burn_in` to become what the newest weights make of them. Without any,
-    frames fill the stack alone.
-    """
-    burn_in = config.burn_in if network.spiking and carry_membrane else 0
-    return max(burn_in, network.stack - 1)
-
-
-def bootstrap_frames(config: LearnerConfig) -> int:
-    """Frames behind those that count, to bootstrap from; 0 where nothing is."""
-    return config.n_step if max(config.td) > 0 else 0
 
 
 @dataclass(frozen=True)
@@ -78,40 +64,6 @@ class Targets(Protocol):
     def lessons(self, segments: Sequence[Segment]) -> Iterator[Lesson]:
         """One lesson per segment, in order. Each is made when it is asked for, with the weights
         that the online network has then; those of the target network must stay until the last."""
-
-
-@dataclass(frozen=True)
-class Execution:
-    """How the online and the target network are run.
-
-    Attributes:
-        amp: convolutions and linear layers compute in bfloat16.
-    """
-
-    timesteps: int
-    carry_membrane: bool
-    amp: bool
-
-    def __call__(
-        self,
-        network: Network,
-        frames: Tensor,
-        state: State,
-        start: Tensor | None,
-        on_spikes: SpikeHook | None = None,
-    ) -> tuple[Tensor, State]:
-        """Q-values [F, B, actions] in float32, and the state after the last of the frames."""
-        # Spikes, membranes and thresholds are float32 in any case: see `lif_scan`.
-        with torch.autocast(network.device.type, torch.bfloat16, enabled=self.amp):
-            q, state = network(
-                frames,
-                state,
-                start,
-                timesteps=self.timesteps,
-                carry_membrane=self.carry_membrane,
-                on_spikes=on_spikes,
-            )
-        return q.float() if self.amp else q, state
 
 
 def make_targets(
@@ -310,11 +262,3 @@ def make_lesson(
         None if teacher_q is None else on_device(teacher_q[now], q.device),
         rates,
     )
-
-
-def on_device(array: NDArray[Any], device: torch.device) -> Tensor:
-    """The array as a tensor; the copy to a GPU is not waited for."""
-    tensor = torch.from_numpy(array)
-    if device.type == "cuda":  # only from pinned memory does a copy run beside computation
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
