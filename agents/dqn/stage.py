@@ -72,7 +72,9 @@ class StageTrainer:
         saver: Saver | None = None,
     ) -> None:
         self.name, self.task, self.config, self.monitor = name, task, config, monitor
-        self.policy, self.teacher, self.stage_seed = policy, teacher, stage_seed
+        self.policy, self.stage_seed = policy, stage_seed
+        asked = max(config.distill) > 0 or config.teacher_acts > 0
+        self.teacher = teacher if asked else None  # labels cost a pass at every step
         self.saver = saver
         self.validate_every = validation.every
         self.next_validation = config.learning_starts + validation.every
