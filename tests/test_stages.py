@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,11 @@ from snn_rl.errors import SnnRlError
 
 
 def train_ann(
-    env_id: str, config: TrainConfig, watcher: Watcher, module: nn.Module | None = None
+    env_id: str,
+    config: TrainConfig,
+    watcher: Watcher,
+    module: nn.Module | None = None,
+    teacher: Policy | None = None,
 ) -> tuple[Result, Task]:
     spec = check_spaces(env_id)
     pipeline = pipeline_for(spec)
@@ -34,7 +39,7 @@ def train_ann(
     policy = Policy(trace(module, pipeline.frame_shape, pixels=False))
     task = Task(env_id, pipeline, spec.num_actions, config.seed)
     trainer = StageTrainer(
-        "ann", policy, task, config.ann, config.validation, None, watcher, stage_seed=11
+        "ann", policy, task, config.ann, config.validation, teacher, watcher, stage_seed=11
     )
     return trainer.run(), task
 
@@ -94,6 +99,21 @@ def test_a_target_counts_once_further_episodes_confirm_it() -> None:
     assert not result.target_reached
     assert result.validation == 0
     assert result.steps >= config.ann.steps
+
+
+@pytest.mark.parametrize("distils", [True, False])
+def test_a_teacher_is_asked_where_the_stage_distils_alone(distils: bool) -> None:
+    asked = []
+
+    class Teacher(Policy):
+        def q_values(self, *arguments: Any) -> Any:
+            asked.append(arguments)
+            return super().q_values(*arguments)
+
+    config = short(ann={"distill": [0.5, 0.5] if distils else [0, 0]})
+    teacher = Teacher(trace(mlp(4, [8], 2), (4,), pixels=False))
+    train_ann("CartPole-v1", config, Watcher(), teacher=teacher)
+    assert bool(asked) == distils
 
 
 def test_progress_is_reported_after_every_roll_out() -> None:
