@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -14,10 +13,12 @@ from torch import Tensor, zeros_like
 
 from snn_rl.agents.acting import Actor, view
 from snn_rl.agents.agent import Agent
+from snn_rl.agents.distinct import Course, count_distinct
 from snn_rl.energy.report import energy_report
 from snn_rl.envs import (
     UnsupportedEnvironment,
     all_starts,
+    atari_game,
     count_no_ops,
     falls,
     has_table,
@@ -77,8 +78,7 @@ class Evaluation:
 
     Attributes:
         truncated: episodes that a limit of time or of frames ended.
-        distinct_trials: different games, compared from their first reward on: where play begins a
-            few frames later, but then takes the same course, it is the same game.
+        distinct_trials: different games, as `snn_rl.agents.distinct` tells them apart.
         neuron_rates: spikes per frame of every neuron by layer, summed over the timesteps.
     """
 
@@ -110,19 +110,6 @@ class Evaluation:
         return float(np.std(self.rewards, ddof=1) / np.sqrt(count)) if count > 1 else None
 
 
-class _Course:
-    """What happens in one game from its first reward on, or in all of it if there is none."""
-
-    def __init__(self) -> None:
-        self.scored = False
-        self.digest = hashlib.sha256()
-
-    def add(self, action: int, reward: float) -> None:
-        if reward != 0 and not self.scored:
-            self.scored, self.digest = True, hashlib.sha256()
-        self.digest.update(f"{action},{reward};".encode())
-
-
 def evaluate(
     actor: Actor,
     env_id: str,
@@ -152,7 +139,7 @@ def evaluate(
         state, start = actor.initial_state(count), np.ones(count, np.bool_)
         actions, cut = np.zeros(count, np.int64), np.zeros(count, np.bool_)
         rewards, lengths = np.zeros(count), np.zeros(count, np.int64)
-        games = [_Course() for _ in seeds]
+        games = [Course(points_only=atari_game(env_id) is not None) for _ in seeds]
         while len(playing) and (max_frames is None or lengths.max() < max_frames):
             if should_stop():
                 raise Stopped
@@ -177,7 +164,7 @@ def evaluate(
         rewards=rewards.tolist(),
         lengths=lengths.tolist(),
         truncated=int(cut.sum()),
-        distinct_trials=len({game.digest.hexdigest() for game in games}),
+        distinct_trials=count_distinct(games),
         neuron_rates=rates.result(),
     )
 

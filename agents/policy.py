@@ -47,6 +47,11 @@ class Policy:
         """One frame."""
         return self.network.input_shape
 
+    @property
+    def remembers(self) -> bool:
+        """Whether membranes tell a frame about those before it."""
+        return bool(self.network.spiking) and self.carry_membrane
+
     def initial_state(self, batch: int) -> State:
         """State before the first frame of `batch` environments."""
         return self.network.initial_state(batch)
