@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import snn_rl.envs  # noqa: F401  (registers the environment)
-from snn_rl.agents.agent import load_agent
+from snn_rl.agents.loading import load_agent
 
 PAGE = Path(__file__).parent.parent / "docs" / "live"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from snn_rl.agents.agent import Agent, load_agent
+from snn_rl.agents.agent import Agent
 from snn_rl.agents.distinct import Course, count_distinct
 from snn_rl.agents.evaluation import (
     EVALUATION_SEEDS,
@@ -22,6 +22,7 @@ from snn_rl.agents.evaluation import (
     evaluation_seeds,
     validation_seeds,
 )
+from snn_rl.agents.loading import load_agent
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.qnetwork import mlp
 from snn_rl.conversion.tracing import trace
