@@ -1,7 +1,8 @@
 """Reinforcement without a teacher: spiking stages by TD, by distillation, and by both.
 
     python benchmarks/td.py --env CartPole-v1 --seeds 0-4 --out runs/td/CartPole-v1
-    python benchmarks/td.py --env PositionOnlyCartPole-v1 --seeds 0-4 --out runs/td/PositionOnly
+    python benchmarks/td.py --env PositionOnlyCartPole-v1 --seeds 0-4 --steps 262144 \
+        --out runs/td/PositionOnlyCartPole-v1
 
 Per seed there is one ANN on one frame, trained by double DQN alone, from which all spiking stages
 are converted, and the teacher that the preset has for them (CartPole: that ANN; without velocities:
