@@ -19,6 +19,8 @@ from snn_rl.errors import CheckpointError
 from snn_rl.runs import checkpoint
 
 ZOO = "zoo:"
+IMPORTED = "imported"
+"""Where a card says that its agent was trained elsewhere."""
 
 
 class Agent:
@@ -53,6 +55,11 @@ class Agent:
     def maxpool(self) -> bool:
         """Whether its Atari frames show the maximum of the last two raw frames."""
         return bool(self.card["environment"].get("maxpool", False))
+
+    @property
+    def imported(self) -> bool:
+        """Whether this very network was trained elsewhere (see snn_rl.exchange)."""
+        return IMPORTED in self.card
 
     @property
     def timesteps(self) -> int:
@@ -158,14 +165,20 @@ class Agent:
         return Agent(policy, self.pipeline, self.card)
 
     def save(self, folder: str | Path) -> None:
-        """Write the agent to `folder`, its weights snapped to their grid (see snn_rl.core.grid)."""
+        """Write the agent to `folder`, its weights snapped to their grid (see snn_rl.core.grid).
+
+        The weights of an imported ANN stay as they are: no bits are promised for ANNs, and it is
+        to play as it did at home.
+        """
         card = {
             **self.card,
             "carry_membrane": self.policy.carry_membrane,
             "privileged": self.policy.privileged,
             "observation": self.pipeline.to_dict(),
         }
-        checkpoint.save(Path(folder), self.policy.network, self.policy.timesteps, card)
+        network = self.policy.network
+        on_grid = bool(network.spiking) or not self.imported
+        checkpoint.save(Path(folder), network, self.policy.timesteps, card, on_grid=on_grid)
 
 
 def load_agent(source: str | Path) -> Agent:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from snn_rl.core.neuron import LIF, Surrogate, lif_step
     from snn_rl.core.scan import lif_scan
     from snn_rl.errors import SnnRlError
+    from snn_rl.exchange.sb3 import from_sb3
 
 __version__ = "0.1.0"
 
@@ -36,6 +37,7 @@ __all__ = [
     "SnnRlError",
     "Surrogate",
     "convert",
+    "from_sb3",
     "lif_scan",
     "lif_step",
     "load_agent",
@@ -54,6 +56,7 @@ _HOME = {
     "NeuronOptions": "snn_rl.conversion.convert",
     "convert": "snn_rl.conversion.convert",
     "SnnRlError": "snn_rl.errors",
+    "from_sb3": "snn_rl.exchange.sb3",
     "Network": "snn_rl.core.network",
     "LIF": "snn_rl.core.neuron",
     "Surrogate": "snn_rl.core.neuron",

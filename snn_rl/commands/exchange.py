@@ -1,0 +1,61 @@
+"""`snn-rl import`: agents that were trained elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from snn_rl.commands.output import say
+from snn_rl.errors import SnnRlError
+
+if TYPE_CHECKING:
+    from snn_rl.agents.agent import Agent
+
+
+def import_(
+    file: Annotated[Path, typer.Argument(help="Stable-Baselines3's model.zip.")],
+    env: Annotated[str, typer.Option(help="Gymnasium id that the agent plays.")],
+    out: Annotated[Path, typer.Option(help="Folder to write the agent to.")],
+    maxpool: Annotated[
+        bool | None,
+        typer.Option(help="Its Atari frames showed the maximum of two raw ones [SB3: yes]."),
+    ] = None,
+    mean: Annotated[
+        str | None, typer.Option(help="VecNormalize's mean of each feature: 0.1,0.2,...")
+    ] = None,
+    std: Annotated[
+        str | None, typer.Option(help="VecNormalize's standard deviation of each feature.")
+    ] = None,
+) -> None:
+    """Turn a DQN that was trained elsewhere into an agent of stage ann."""
+    from snn_rl.exchange.sb3 import from_sb3
+
+    if out.exists() and any(out.iterdir()):
+        raise SnnRlError(f"{out} is not empty: choose another --out")
+    agent = from_sb3(
+        file, env, maxpool=maxpool, mean=_numbers("mean", mean), std=_numbers("std", std)
+    )
+    _write(agent, out)
+
+
+def _write(agent: Agent, out: Path) -> None:
+    agent.save(out)
+    imported = agent.card["imported"]
+    say(f"imported from {imported['source']}; its weights are kept as they are")
+    for difference in imported["differences"]:
+        say(f"not as at home: {difference}")
+    say(f"go on with: snn-rl train --env {agent.env_id} --from {out}")
+    sys.stdout.write(f"{out}\n")
+
+
+def _numbers(name: str, text: str | None) -> list[float] | None:
+    """The numbers of an option. Raises SnnRlError if they are not."""
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise SnnRlError(f"--{name} {text!r} must be numbers with commas between") from None
