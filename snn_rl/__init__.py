@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from snn_rl.core.scan import lif_scan
     from snn_rl.errors import SnnRlError
     from snn_rl.exchange.sb3 import from_sb3
+    from snn_rl.exchange.torch_modules import from_torch
 
 __version__ = "0.1.0"
 
@@ -38,6 +39,7 @@ __all__ = [
     "Surrogate",
     "convert",
     "from_sb3",
+    "from_torch",
     "lif_scan",
     "lif_step",
     "load_agent",
@@ -57,6 +59,7 @@ _HOME = {
     "convert": "snn_rl.conversion.convert",
     "SnnRlError": "snn_rl.errors",
     "from_sb3": "snn_rl.exchange.sb3",
+    "from_torch": "snn_rl.exchange.torch_modules",
     "Network": "snn_rl.core.network",
     "LIF": "snn_rl.core.neuron",
     "Surrogate": "snn_rl.core.neuron",

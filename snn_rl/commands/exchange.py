@@ -16,12 +16,22 @@ if TYPE_CHECKING:
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(help="Stable-Baselines3's model.zip.")],
+    file: Annotated[Path, typer.Argument(help="Stable-Baselines3's zip, or a state_dict.")],
     env: Annotated[str, typer.Option(help="Gymnasium id that the agent plays.")],
     out: Annotated[Path, typer.Option(help="Folder to write the agent to.")],
+    network: Annotated[
+        str | None,
+        typer.Option(help="module:factory that builds the network of a state_dict [FILE: a zip]."),
+    ] = None,
+    stack: Annotated[
+        int | None, typer.Option(min=1, help="Frames that the network sees at once [1; zip: read].")
+    ] = None,
     maxpool: Annotated[
         bool | None,
-        typer.Option(help="Its Atari frames showed the maximum of two raw ones [SB3: yes]."),
+        typer.Option(help="Its Atari frames showed the maximum of two raw ones [no; zip: yes]."),
+    ] = None,
+    scale: Annotated[
+        str | None, typer.Option(help="Factor of each feature, as it was trained: 1,0.5,...")
     ] = None,
     mean: Annotated[
         str | None, typer.Option(help="VecNormalize's mean of each feature: 0.1,0.2,...")
@@ -30,14 +40,25 @@ def import_(
         str | None, typer.Option(help="VecNormalize's standard deviation of each feature.")
     ] = None,
 ) -> None:
-    """Turn a DQN that was trained elsewhere into an agent of stage ann."""
+    """Turn a Q-network that was trained elsewhere into an agent of stage ann."""
     from snn_rl.exchange.sb3 import from_sb3
+    from snn_rl.exchange.torch_modules import from_weights
 
     if out.exists() and any(out.iterdir()):
         raise SnnRlError(f"{out} is not empty: choose another --out")
-    agent = from_sb3(
-        file, env, maxpool=maxpool, mean=_numbers("mean", mean), std=_numbers("std", std)
+    means, stds, factors = (
+        _numbers(name, text) for name, text in (("mean", mean), ("std", std), ("scale", scale))
     )
+    if network is None:
+        if stack is not None or factors is not None:
+            raise SnnRlError("--stack and --scale are for a state_dict: they need --network")
+        agent = from_sb3(file, env, maxpool=maxpool, mean=means, std=stds)
+    else:
+        if means is not None or stds is not None:
+            raise SnnRlError("--mean and --std are VecNormalize's: leave them out with --network")
+        agent = from_weights(
+            file, network, env, stack=stack or 1, maxpool=bool(maxpool), scale=factors
+        )
     _write(agent, out)
 
 
