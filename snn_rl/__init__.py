@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from snn_rl.core.neuron import LIF, Surrogate, lif_step
     from snn_rl.core.scan import lif_scan
     from snn_rl.errors import SnnRlError
+    from snn_rl.exchange.export import export
     from snn_rl.exchange.sb3 import from_sb3
     from snn_rl.exchange.torch_modules import from_torch
 
@@ -38,6 +39,7 @@ __all__ = [
     "SnnRlError",
     "Surrogate",
     "convert",
+    "export",
     "from_sb3",
     "from_torch",
     "lif_scan",
@@ -58,6 +60,7 @@ _HOME = {
     "NeuronOptions": "snn_rl.conversion.convert",
     "convert": "snn_rl.conversion.convert",
     "SnnRlError": "snn_rl.errors",
+    "export": "snn_rl.exchange.export",
     "from_sb3": "snn_rl.exchange.sb3",
     "from_torch": "snn_rl.exchange.torch_modules",
     "Network": "snn_rl.core.network",

@@ -34,6 +34,7 @@ for command in (
 ):
     app.command()(command)
 app.command("import")(exchange.import_)
+app.command()(exchange.export)
 app.add_typer(benchmark.app, name="benchmark")
 app.add_typer(vision.app, name="vision")
 

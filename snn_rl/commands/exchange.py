@@ -1,4 +1,4 @@
-"""`snn-rl import`: agents that were trained elsewhere."""
+"""`snn-rl import` and `snn-rl export`: agents from elsewhere, and for elsewhere."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from snn_rl.commands.output import say
+from snn_rl.commands.output import say, show_json
 from snn_rl.errors import SnnRlError
 
 if TYPE_CHECKING:
@@ -60,6 +60,31 @@ def import_(
             file, network, env, stack=stack or 1, maxpool=bool(maxpool), scale=factors
         )
     _write(agent, out)
+
+
+def export(
+    agent: Annotated[str, typer.Option(help="Agent folder or zoo:ENV/STAGE.")],
+    out: Annotated[Path, typer.Option(help="File to write, e.g. agent.onnx.")],
+    to: Annotated[str, typer.Option(help="onnx.")] = "onnx",
+    check: Annotated[
+        bool, typer.Option("--check", help="Replay the golden trace in the target's own runtime.")
+    ] = False,
+    frames: Annotated[
+        int, typer.Option(min=1, help="Frames of real play in the golden trace.")
+    ] = 1000,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """Write an agent for another runtime, with a golden trace of its play."""
+    from snn_rl.agents.agent import load_agent
+    from snn_rl.exchange.export import export as write
+
+    done = write(load_agent(agent), out, to, check=check, frames=frames)  # type: ignore[arg-type]
+    for verdict in done.verdicts:
+        say(verdict)
+    if as_json:
+        show_json({"files": [str(file) for file in done.files], "verdicts": list(done.verdicts)})
+    else:
+        sys.stdout.write("".join(f"{file}\n" for file in done.files))
 
 
 def _write(agent: Agent, out: Path) -> None:

@@ -69,6 +69,10 @@ class Network(nn.Module):
         """What the parameters are: float32, unless the network was turned into float64."""
         return next(self.parameters(), torch.empty(0)).dtype
 
+    def reads_observation(self, node: Node) -> bool:
+        """Whether a layer reads the real-valued observation itself, at most reshaped."""
+        return node.inputs[0] in self._observed
+
     def constrain(self) -> None:
         """Bring thresholds and leaks back into their range; call after every optimiser step."""
         for layer in self.spiking.values():
@@ -226,7 +230,7 @@ class Network(nn.Module):
 
     def _linear(self, node: Node, x: Tensor) -> Tensor:
         layer: Any = self.layers[node.name]
-        if node.inputs[0] in self._observed:
+        if self.reads_observation(node):
             # Float observations lie on no grid. In float64 the few terms of such a layer sum to
             # the same float32 in any order, so that engines and batch sizes agree.
             bias = None if layer.bias is None else layer.bias.double()
