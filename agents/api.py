@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from snn_rl.agents.agent import Agent
-from snn_rl.agents.config import TrainConfig, make_config, with_preset
+from snn_rl.agents.config import TrainConfig, make_config
 from snn_rl.agents.monitor import file_monitor
 from snn_rl.agents.qnetwork import QNetworkFactory
 from snn_rl.agents.results import run_folder, run_to_resume
 from snn_rl.agents.run import Run
+from snn_rl.agents.sources import settings_for
 from snn_rl.runs.monitor import MonitorGroup, StopFlag
 from snn_rl.runs.owner import remove_if_empty
 
@@ -44,7 +45,7 @@ def train(
     if isinstance(config, str):
         config = {"env": config}
     if not isinstance(config, TrainConfig):
-        config = make_config(with_preset(config, preset))
+        config = make_config(settings_for(config, preset))
     if resume:
         folder, config, _ = run_to_resume(Path(run_dir) if run_dir else None)
     else:

@@ -28,13 +28,13 @@ from snn_rl.agents.evaluation import Conditions, evaluate, validation_seeds
 from snn_rl.agents.monitor import Monitor
 from snn_rl.agents.policy import Policy, full_state
 from snn_rl.agents.qnetwork import QNetworkFactory, build_network
-from snn_rl.agents.sources import choose_device, load_start, load_teacher
+from snn_rl.agents.sources import choose_device, load_start, load_teacher, observed
 from snn_rl.conversion.convert import NeuronOptions, convert
 from snn_rl.conversion.temporal_pruning import rescale_leaks, temporal_pruning
 from snn_rl.core.network import Network
 from snn_rl.core.neuron import Surrogate
 from snn_rl.envs import check_spaces
-from snn_rl.envs.observation import measure_background, pipeline_for
+from snn_rl.envs.observation import measure_background
 from snn_rl.errors import SnnRlError
 from snn_rl.runs.checkpoint import CARD, write_text
 from snn_rl.runs.owner import Owner, own
@@ -95,7 +95,7 @@ class Run:
         self.fresh = fresh
         self.q_network = q_network
         self.spec = check_spaces(config.env)
-        self.pipeline = pipeline_for(self.spec)
+        self.pipeline = observed(config, self.spec)
         self.background = 0
         if self.pipeline.pixels:
             self.background = measure_background(config.env, self.pipeline)
@@ -146,6 +146,8 @@ class Run:
         if self.given_start is not None:
             policy = replace(policy, network=self.given_start.policy.network)
             if config.ann.steps == 0:
+                if self.given_start.imported and not self._finished(stage.name):
+                    self.given_start.save(self.folder / stage.name)
                 return self.given_start
         return self._train(stage, policy, teacher)
 

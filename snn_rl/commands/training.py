@@ -66,8 +66,9 @@ def train(
     threads: Annotated[int | None, typer.Option(help="CPU threads of torch [1].")] = None,
 ) -> None:
     """Train an ANN, convert it to spikes, and reduce its timesteps stage by stage."""
-    from snn_rl.agents.config import make_config, with_preset
+    from snn_rl.agents.config import make_config
     from snn_rl.agents.results import run_folder, run_to_resume
+    from snn_rl.agents.sources import imported_settings, settings_for
     from snn_rl.runs.owner import remove_if_empty
     from snn_rl.support.settings import merge, parse_overrides, read_yaml
 
@@ -88,7 +89,10 @@ def train(
     }
     options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if steps is not None:
-        options |= {stage: {"steps": steps} for stage in ("privileged", "ann", "spiking")}
+        stages = ["privileged", "spiking"]
+        if not imported_settings(start):  # which is taken as it is
+            stages.append("ann")
+        options |= {stage: {"steps": steps} for stage in stages}
         options["spiking"]["steps_at"] = None
     if resume:
         if options or config or set_ or preset:
@@ -98,9 +102,8 @@ def train(
         raise SnnRlError("--config and --preset are two sets of settings: leave one out")
     else:
         options = merge(options, parse_overrides(set_ or []))
-        settings = make_config(
-            merge(read_yaml(config), options) if config else with_preset(options, preset)
-        )
+        base = read_yaml(config) if config else None
+        settings = make_config(settings_for(options, preset, base))
         folder, command = run_folder(run_dir, settings.env), _reproducing(sys.argv[1:])
     try:
         _train(settings, folder, command, fresh=not resume)
