@@ -221,6 +221,8 @@ class Network(nn.Module):
         if node.op == "dropout":
             # One mask per frame, held for all of its timesteps.
             mask = torch.ones_like(inputs[0][:, :1])
+            if node.options.get("channels"):
+                mask = mask[..., :1, :1]
             return inputs[0] * functional.dropout(mask, node.options["p"], self.training)
         if node.op == "linear":
             return self._linear(node, inputs[0])
