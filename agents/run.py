@@ -29,7 +29,7 @@ from snn_rl.agents.monitor import Monitor
 from snn_rl.agents.policy import Policy, full_state
 from snn_rl.agents.qnetwork import QNetworkFactory, build_network
 from snn_rl.agents.sources import choose_device, load_start, load_teacher, observed
-from snn_rl.conversion.convert import NeuronOptions, convert
+from snn_rl.conversion.convert import NeuronOptions, check_convertible, convert
 from snn_rl.conversion.temporal_pruning import rescale_leaks, temporal_pruning
 from snn_rl.core.network import Network
 from snn_rl.core.neuron import Surrogate
@@ -109,6 +109,8 @@ class Run:
         self.given_start = load_start(config, self.spec, self.pipeline)
         if self.given_start is not None:
             self.given_start.to(self.device)
+        if config.stages():
+            self._check_convertible()
 
     def train(self) -> dict[str, Agent]:
         """Train every stage; agents by stage name.
@@ -185,6 +187,15 @@ class Run:
         if self.config.rescale_leak:
             rescale_leaks(network, self.given_start.timesteps, self.config.timesteps)
         return network
+
+    def _check_convertible(self) -> None:
+        """Refuse a user's ANN that cannot become spiking before it is trained."""
+        start = self.given_start
+        if start is None and self.q_network is not None:
+            ann = self.build_ann(self.pipeline.frame_shape, self.config.stack).network
+            check_convertible(ann)
+        elif start is not None and not start.policy.network.spiking:
+            check_convertible(start.policy.network)
 
     def _finished(self, name: str) -> Agent | None:
         """A stage that the folder holds already."""

@@ -64,8 +64,8 @@ def import_(
 
 def export(
     agent: Annotated[str, typer.Option(help="Agent folder or zoo:ENV/STAGE.")],
-    out: Annotated[Path, typer.Option(help="File to write, e.g. agent.onnx.")],
-    to: Annotated[str, typer.Option(help="onnx.")] = "onnx",
+    out: Annotated[Path, typer.Option(help="File to write: agent.onnx or agent.nir.")],
+    to: Annotated[str, typer.Option(help="onnx or nir.")] = "onnx",
     check: Annotated[
         bool, typer.Option("--check", help="Replay the golden trace in the target's own runtime.")
     ] = False,
@@ -79,10 +79,11 @@ def export(
     from snn_rl.exchange.export import export as write
 
     done = write(load_agent(agent), out, to, check=check, frames=frames)  # type: ignore[arg-type]
-    for verdict in done.verdicts:
-        say(verdict)
+    for said in (*done.remarks, *done.verdicts):
+        say(said)
     if as_json:
-        show_json({"files": [str(file) for file in done.files], "verdicts": list(done.verdicts)})
+        files = [str(file) for file in done.files]
+        show_json({"files": files, "verdicts": done.verdicts, "remarks": done.remarks})
     else:
         sys.stdout.write("".join(f"{file}\n" for file in done.files))
 

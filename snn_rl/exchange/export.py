@@ -10,12 +10,17 @@ from typing import Literal, get_args
 from snn_rl.agents.agent import Agent
 from snn_rl.errors import SnnRlError
 from snn_rl.exchange.golden import Step, record, replay
+from snn_rl.exchange.nir_files import export_nir
+from snn_rl.exchange.norse_runtime import norse_step
 from snn_rl.exchange.one_frame import OneFrame, one_frame
 from snn_rl.exchange.onnx_files import export_onnx, onnx_step, program_step
 
-Target = Literal["onnx"]
+Target = Literal["onnx", "nir"]
 TRACE_FRAMES = 1000
 TRACE = ".trace.npz"
+EXACT = "exact, since weights lie on the grid (--check replays the trace)"
+ROUNDED = "approximate: an ANN agrees to rounding (--check says how far)"
+RECOMPUTED = "approximate: readers recompute leaks from time constants (--check says how far)"
 
 
 @dataclass(frozen=True)
@@ -25,10 +30,21 @@ class Exported:
     Attributes:
         files: the export itself first, its golden trace last.
         verdicts: one sentence per runtime: "exact: ..." or "approximate: ...".
+        remarks: one sentence each on what the format cannot say.
     """
 
     files: tuple[Path, ...]
     verdicts: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Runtime:
+    """Runs one of the written files."""
+
+    name: str
+    file: Path
+    step: Callable[[Path, OneFrame], Step]
 
 
 def export(
@@ -42,8 +58,8 @@ def export(
     """Write `agent` for another runtime, with a golden trace of its real play.
 
     Args:
-        path: of the file, e.g. agent.onnx; agent.pt2 (torch.export) and agent.trace.npz come with
-            it.
+        path: of the file, e.g. agent.onnx (agent.pt2, of torch.export, comes with it) or agent.nir;
+            agent.trace.npz comes beside.
         check: replay the trace in the target's own runtime.
         frames: length of the trace.
 
@@ -55,25 +71,26 @@ def export(
         raise SnnRlError(f"there is no export to {to!r}; there is {', '.join(get_args(Target))}")
     if path.suffix != f".{to}":
         raise SnnRlError(f"{path} should end in .{to}: choose another --out")
-    network = one_frame(agent)
-    trace = record(agent, frames)
-    export_onnx(agent, path)
-    program, kept = path.with_suffix(".pt2"), path.with_suffix(TRACE)
+    remarks: tuple[str, ...] = ()
+    if to == "nir":
+        remarks = export_nir(agent, path)
+        runtimes = [_Runtime("Norse", path, norse_step)]
+        expected = RECOMPUTED
+    else:
+        export_onnx(agent, path)
+        program = path.with_suffix(".pt2")
+        runtimes = [
+            _Runtime("ONNX Runtime", path, onnx_step),
+            _Runtime("torch.export", program, program_step),
+        ]
+        expected = EXACT if agent.policy.network.spiking else ROUNDED
+    network, trace, kept = one_frame(agent), record(agent, frames), path.with_suffix(TRACE)
     trace.save(kept)
+    files = (*(runtime.file for runtime in runtimes), kept)
     if not check:
-        return Exported((path, program, kept), (_expected(agent),))
-    runtimes: dict[str, Callable[[Path, OneFrame], Step]] = {
-        "ONNX Runtime": onnx_step,
-        "torch.export": program_step,
-    }
+        return Exported(files, (expected,), remarks)
     verdicts = tuple(
-        f"{name}: {replay(trace, runtime(file, network), network)}"
-        for (name, runtime), file in zip(runtimes.items(), (path, program), strict=True)
+        f"{runtime.name}: {replay(trace, runtime.step(runtime.file, network), network)}"
+        for runtime in runtimes
     )
-    return Exported((path, program, kept), verdicts)
-
-
-def _expected(agent: Agent) -> str:
-    if agent.policy.network.spiking:
-        return "exact, since weights lie on the grid (--check replays the trace)"
-    return "approximate: an ANN agrees to rounding (--check says how far)"
+    return Exported(files, verdicts, remarks)

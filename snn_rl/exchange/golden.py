@@ -82,7 +82,7 @@ class Replay:
             return f"exact: {self.frames} frames with the same Q-values, bit for bit"
         return (
             f"approximate: {self.same_actions} of {self.frames} frames with the same action, "
-            f"Q-values off by {self.error:.3g} at most"
+            f"Q-values off by {self.error:.3g} at most, the last state by {self.state_error:.3g}"
         )
 
 
