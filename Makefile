@@ -6,9 +6,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS_STAMP := $(VENV)/.docs-installed
 TREE := build/types
 
-.PHONY: help install demo test lint format types clean
+.PHONY: help install demo test lint format types docs clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -48,6 +49,17 @@ types: $(STAMP)  ## check the types of the whole package
 		--config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache \
 		| sed -E 's#^snn_rl/(envs|agents|configs)/#\1/#'
 
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
+	touch $@
+
+docs: $(DOCS_STAMP)  ## build the documentation, running its tutorials, into build/docs
+	rm -rf build/docs build/docs-cache build/docs-extra
+	$(BIN)/python docs/live/make.py build/docs-extra/live
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m sphinx -W --keep-going -q -b html \
+		-d build/docs-cache docs build/docs
+	@echo "documentation: build/docs/index.html"
+
 clean:  ## remove the environment, build products and caches (never runs/ or data/)
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist docs/reference *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

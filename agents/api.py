@@ -13,6 +13,7 @@ from snn_rl.agents.qnetwork import QNetworkFactory
 from snn_rl.agents.results import run_folder, run_to_resume
 from snn_rl.agents.run import Run
 from snn_rl.agents.sources import settings_for
+from snn_rl.core.surrogates import Surrogate
 from snn_rl.runs.monitor import MonitorGroup, StopFlag
 from snn_rl.runs.owner import remove_if_empty
 
@@ -24,6 +25,7 @@ def train(
     run_dir: str | Path | None = None,
     resume: bool = False,
     q_network: QNetworkFactory | None = None,
+    surrogate: Surrogate | None = None,
 ) -> dict[str, Agent]:
     """Train ANN and spiking stages; returns the agents by stage: "ann", "T5", ... "T1".
 
@@ -35,6 +37,7 @@ def train(
         resume: go on with a run that is in `run_dir` already; its own configuration counts.
         q_network: builds your own torch Q-network from (input shape, number of actions); it must
             be feed-forward with ReLU activations (see snn_rl.conversion.tracing.trace).
+        surrogate: gradient of the spikes, instead of the one that `neurons` names.
 
     Raises:
         SnnRlError, UnsupportedEnvironment: bad configuration, environment or network, or a folder
@@ -55,8 +58,8 @@ def train(
     try:
         with stop.on_signals():
             monitor = MonitorGroup([files], stop)
-            run = Run(config, folder, monitor, q_network=q_network, fresh=not resume)
-            return run.train()
+            own: dict[str, Any] = {"q_network": q_network, "surrogate": surrogate}
+            return Run(config, folder, monitor, fresh=not resume, **own).train()
     finally:
         files.close()
         if run_dir is None:

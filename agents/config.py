@@ -28,8 +28,8 @@ class NeuronConfig(Section):
     """of the positive membranes on calibration data: the starting threshold"""
     surrogate: Literal["triangle", "arctan"] = "arctan"
     """triangle is the paper's; the arctan's wider slope learns faster from rewards"""
-    gamma: float = Field(default=2.0, gt=0)
-    """height of the triangle, or steepness of the arctan"""
+    gamma: float | None = Field(default=None, gt=0)
+    """height of the triangle (unset: 0.3), or steepness of the arctan (unset: 2)"""
 
     @model_validator(mode="after")
     def _consistent(self) -> NeuronConfig:

@@ -19,12 +19,13 @@ import numpy as np
 import torch
 import yaml
 
-from snn_rl.agents.agent import Agent, load_agent
+from snn_rl.agents.agent import Agent
 from snn_rl.agents.calibration import play_for_calibration
 from snn_rl.agents.config import LearnerConfig, TrainConfig, teacher_stack
 from snn_rl.agents.dqn.stage import Result, StageTrainer
 from snn_rl.agents.dqn.validation import Task
 from snn_rl.agents.evaluation import Conditions, evaluate, validation_seeds
+from snn_rl.agents.loading import load_agent
 from snn_rl.agents.monitor import Monitor
 from snn_rl.agents.policy import Policy, full_state
 from snn_rl.agents.qnetwork import QNetworkFactory, build_network
@@ -32,7 +33,7 @@ from snn_rl.agents.sources import choose_device, load_start, load_teacher, obser
 from snn_rl.conversion.convert import NeuronOptions, check_convertible, convert
 from snn_rl.conversion.temporal_pruning import rescale_leaks, temporal_pruning
 from snn_rl.core.network import Network
-from snn_rl.core.neuron import Surrogate
+from snn_rl.core.surrogates import Surrogate
 from snn_rl.envs import check_spaces
 from snn_rl.envs.observation import measure_background
 from snn_rl.errors import SnnRlError
@@ -75,6 +76,7 @@ class Run:
         monitor: sees progress and may stop the run.
         command: how to reproduce the run, for the agents' cards.
         q_network: builds the ANN; by default an MLP or the Nature CNN.
+        surrogate: gradient of the spikes, instead of the configuration's.
         fresh: the folder must not hold a run yet.
 
     Raises:
@@ -89,10 +91,11 @@ class Run:
         *,
         command: str = "snn_rl.train(...)",
         q_network: QNetworkFactory | None = None,
+        surrogate: Surrogate | None = None,
         fresh: bool = False,
     ) -> None:
         self.config, self.folder, self.monitor, self.command = config, folder, monitor, command
-        self.fresh = fresh
+        self.fresh, self.surrogate = fresh, surrogate
         self.q_network = q_network
         self.spec = check_spaces(config.env)
         self.pipeline = observed(config, self.spec)
@@ -109,6 +112,7 @@ class Run:
         self.given_start = load_start(config, self.spec, self.pipeline)
         if self.given_start is not None:
             self.given_start.to(self.device)
+            self._choose_surrogate(self.given_start.policy.network)
         if config.stages():
             self._check_convertible()
 
@@ -167,15 +171,26 @@ class Run:
         timesteps = config.stages()
         done = [t for t in timesteps if (self.folder / f"T{t}" / CARD).exists()]
         for t in done:
-            stages[f"T{t}"] = load_agent(self.folder / f"T{t}").to(self.device)
+            stages[f"T{t}"] = load_agent(self.folder / f"T{t}", "torch").to(self.device)
         if done:  # the last of them goes first, as the one to go on from
             network, timesteps = stages[f"T{done[-1]}"].policy.network, timesteps[len(done) - 1 :]
+            self._choose_surrogate(network)
         else:
             network = self._first_spiking(stages, labeller)
         for _ in temporal_pruning(
             network, timesteps, train, self._rates, rescale_leak=config.rescale_leak
         ):
             pass
+
+    def _choose_surrogate(self, network: Network) -> None:
+        """Give a saved spiking network the surrogate that it is trained on with.
+
+        Raises SnnRlError where its own is not known here.
+        """
+        if self.surrogate is not None:
+            network.surrogate = self.surrogate
+        elif network.spiking:
+            network.surrogate(torch.ones(1))
 
     def _first_spiking(self, stages: dict[str, Agent], labeller: Policy | None) -> Network:
         """The converted ANN, or the spiking network that the run starts from."""
@@ -186,6 +201,7 @@ class Run:
         network = self.given_start.policy.network.clone()
         if self.config.rescale_leak:
             rescale_leaks(network, self.given_start.timesteps, self.config.timesteps)
+        network.carry_membrane = self.config.carry_membrane
         return network
 
     def _check_convertible(self) -> None:
@@ -200,7 +216,7 @@ class Run:
     def _finished(self, name: str) -> Agent | None:
         """A stage that the folder holds already."""
         folder = self.folder / name
-        return load_agent(folder).to(self.device) if (folder / CARD).exists() else None
+        return load_agent(folder, "torch").to(self.device) if (folder / CARD).exists() else None
 
     def _teacher(self) -> Policy | None:
         """Who labels frames, if not this run's ANN; trained first where it is not given."""
@@ -244,7 +260,7 @@ class Run:
             leak_low=neurons.leak_low,
             leak_high=neurons.leak_high,
             percentile=neurons.percentile,
-            surrogate=Surrogate(neurons.surrogate, neurons.gamma),
+            surrogate=self.surrogate or Surrogate(neurons.surrogate, neurons.gamma),
         )
         return convert(
             ann.network,

@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from snn_rl.conversion.convert import Calibration, convert
 from snn_rl.conversion.tracing import trace
+from snn_rl.core import operations
 from snn_rl.core.network import Network
 from snn_rl.core.stacking import PIXEL_UNIT
 from snn_rl.vision.evaluation import classify
@@ -43,7 +44,7 @@ class Rival(nn.Module):
         self.rest = nn.ModuleList()
         for node in network.nodes[2:]:
             source: Any = dict(network.layers.items()).get(node.name)
-            if node.op == "lif":
+            if isinstance(node.operation, operations.LIF):
                 self.rest.append(
                     neuron.IFNode(
                         v_threshold=float(source.threshold.detach()),
@@ -53,13 +54,13 @@ class Rival(nn.Module):
                         surrogate_function=surrogate.ATan(),
                     )
                 )
-            elif node.op == "sumpool":
+            elif isinstance(node.operation, operations.SumPool2d):
                 pool = layer.AvgPool2d(2, step_mode="m")
                 pool.divisor_override = 1
                 self.rest.append(pool)
-            elif node.op == "flatten":
+            elif isinstance(node.operation, operations.Flatten):
                 self.rest.append(layer.Flatten(step_mode="m"))
-            elif node.op != "dropout":
+            elif not isinstance(node.operation, operations.Dropout):
                 self.rest.append(layer.SeqToANNContainer(source))
 
     def forward(self, images: Tensor) -> Tensor:

@@ -15,14 +15,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from snn_rl.agents.agent import Agent, load_agent, zoo
+    from snn_rl.agents.agent import Agent
     from snn_rl.agents.api import train
+    from snn_rl.agents.loading import load_agent, zoo
     from snn_rl.conversion.convert import Calibration, NeuronOptions, convert
     from snn_rl.conversion.temporal_pruning import temporal_pruning
     from snn_rl.conversion.tracing import trace
     from snn_rl.core.network import Network
-    from snn_rl.core.neuron import LIF, Surrogate, lif_step
+    from snn_rl.core.neuron import LIF, lif_step
     from snn_rl.core.scan import lif_scan
+    from snn_rl.core.surrogates import Surrogate
     from snn_rl.errors import SnnRlError
     from snn_rl.exchange.export import export
     from snn_rl.exchange.sb3 import from_sb3
@@ -53,8 +55,8 @@ __all__ = [
 
 _HOME = {
     "Agent": "snn_rl.agents.agent",
-    "load_agent": "snn_rl.agents.agent",
-    "zoo": "snn_rl.agents.agent",
+    "load_agent": "snn_rl.agents.loading",
+    "zoo": "snn_rl.agents.loading",
     "train": "snn_rl.agents.api",
     "Calibration": "snn_rl.conversion.convert",
     "NeuronOptions": "snn_rl.conversion.convert",
@@ -65,7 +67,7 @@ _HOME = {
     "from_torch": "snn_rl.exchange.torch_modules",
     "Network": "snn_rl.core.network",
     "LIF": "snn_rl.core.neuron",
-    "Surrogate": "snn_rl.core.neuron",
+    "Surrogate": "snn_rl.core.surrogates",
     "lif_step": "snn_rl.core.neuron",
     "temporal_pruning": "snn_rl.conversion.temporal_pruning",
     "lif_scan": "snn_rl.core.scan",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from graphs import node_of
 
 from snn_rl.core.graph import Node
 from snn_rl.core.grid import snap
@@ -16,12 +17,12 @@ LAYER = {"threshold": "layer", "leak": "neuron"}
 def mlp(seed: int = 0, *, stack: int = 1, gain: float = 2.0) -> Network:
     """3 features -> 8 -> 5 spiking neurons -> 2 outputs."""
     nodes = [
-        Node("input", "input", (), {"shape": [3], "pixels": False, "stack": stack}),
-        Node("fc1", "linear", ("input",), {"in_features": 3 * stack, "out_features": 8}),
-        Node("lif1", "lif", ("fc1",), {"shape": [8], **LAYER}),
-        Node("fc2", "linear", ("lif1",), {"in_features": 8, "out_features": 5}),
-        Node("lif2", "lif", ("fc2",), {"shape": [5], **LAYER}),
-        Node("out", "linear", ("lif2",), {"in_features": 5, "out_features": 2}),
+        node_of("input", "input", (), {"shape": [3], "pixels": False, "stack": stack}),
+        node_of("fc1", "linear", ("input",), {"in_features": 3 * stack, "out_features": 8}),
+        node_of("lif1", "lif", ("fc1",), {"shape": [8], **LAYER}),
+        node_of("fc2", "linear", ("lif1",), {"in_features": 8, "out_features": 5}),
+        node_of("lif2", "lif", ("fc2",), {"shape": [5], **LAYER}),
+        node_of("out", "linear", ("lif2",), {"in_features": 5, "out_features": 2}),
     ]
     return initialised(nodes, seed, gain)
 
@@ -30,13 +31,13 @@ def cnn(seed: int = 0, *, stack: int = 1, gain: float = 3.0) -> Network:
     """2x6x6 pixels -> conv 4 -> conv 3 -> 2 outputs."""
     conv = {"kernel_size": 3, "stride": 1}
     nodes = [
-        Node("input", "input", (), {"shape": [2, 6, 6], "pixels": True, "stack": stack}),
-        Node("conv1", "conv", ("input",), {"in_channels": 2 * stack, "out_channels": 4, **conv}),
-        Node("lif1", "lif", ("conv1",), {"shape": [4, 4, 4], **LAYER}),
-        Node("conv2", "conv", ("lif1",), {"in_channels": 4, "out_channels": 3, **conv}),
-        Node("lif2", "lif", ("conv2",), {"shape": [3, 2, 2], **LAYER}),
-        Node("flat", "flatten", ("lif2",)),
-        Node("out", "linear", ("flat",), {"in_features": 12, "out_features": 2}),
+        node_of("input", "input", (), {"shape": [2, 6, 6], "pixels": True, "stack": stack}),
+        node_of("conv1", "conv", ("input",), {"in_channels": 2 * stack, "out_channels": 4, **conv}),
+        node_of("lif1", "lif", ("conv1",), {"shape": [4, 4, 4], **LAYER}),
+        node_of("conv2", "conv", ("lif1",), {"in_channels": 4, "out_channels": 3, **conv}),
+        node_of("lif2", "lif", ("conv2",), {"shape": [3, 2, 2], **LAYER}),
+        node_of("flat", "flatten", ("lif2",)),
+        node_of("out", "linear", ("flat",), {"in_features": 12, "out_features": 2}),
     ]
     return initialised(nodes, seed, gain)
 
@@ -52,6 +53,7 @@ def initialised(nodes: list[Node], seed: int, gain: float) -> Network:
         if name.endswith("weight"):
             parameter.data *= gain
     snap(network, 8)
+    network.timesteps, network.carry_membrane = 1, True
     return network.eval()
 
 

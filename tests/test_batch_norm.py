@@ -24,8 +24,8 @@ def spiking_network(timesteps: int) -> tuple[Network, Tensor]:
 def test_it_changes_nothing_to_begin_with(timesteps: int) -> None:
     network, images = spiking_network(timesteps)
     normed = insert_batch_norm(network, images[None], timesteps).eval()
-    norms = [node.inputs[0] for node in normed.nodes if node.op == "batchnorm"]
-    assert norms == [node.name for node in network.nodes if node.op == "conv"]
+    norms = [node.inputs[0] for node in normed.nodes if node.operation.kind == "batchnorm"]
+    assert norms == [node.name for node in network.nodes if node.operation.kind == "conv"]
     wanted = output(network, images, timesteps)
     # Rounding may flip a spike where a membrane is at its threshold.
     found = output(normed, images, timesteps)

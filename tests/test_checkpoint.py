@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 import torch
+from graphs import node_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from saved_agents import example, saved
 
-from snn_rl.core.graph import Node
 from snn_rl.core.network import Network
-from snn_rl.core.neuron import Surrogate
+from snn_rl.core.surrogates import Surrogate
 from snn_rl.runs import checkpoint
 from snn_rl.runs.checkpoint import CARD, WEIGHTS, load, read_card, save
 
@@ -32,12 +32,12 @@ def networks(draw: Callable[[Any], Any]) -> Network:
     shape = [draw(st.integers(1, 2)), 5, 5] if image else [draw(st.integers(1, 4))]
     options = {"shape": shape, "pixels": image and draw(st.booleans()), "stack": 1}
     options["stack"] = draw(st.integers(1, 3))
-    nodes = [Node("input", "input", (), options)]
+    nodes = [node_of("input", "input", (), options)]
 
     def activation(name: str, source: str, size: list[int]) -> None:
         lif = {"shape": size, "threshold": draw(granularity), "leak": draw(granularity)}
         nodes.append(
-            Node(name, "lif", (source,), lif) if spiking else Node(name, "relu", (source,))
+            node_of(name, "lif", (source,), lif) if spiking else node_of(name, "relu", (source,))
         )
 
     wide, hidden = draw(st.integers(1, 3)), draw(st.integers(1, 6))
@@ -45,23 +45,27 @@ def networks(draw: Callable[[Any], Any]) -> Network:
     last = "input"
     if image:
         conv = {"in_channels": features, "out_channels": wide, "kernel_size": [3, 3]}
-        nodes.append(Node("conv", "conv", ("input",), conv | {"bias": draw(st.booleans())}))
+        nodes.append(node_of("conv", "conv", ("input",), conv | {"bias": draw(st.booleans())}))
         if not spiking and draw(st.booleans()):
             norm = {"num_features": wide, "eps": 1e-5, "dimensions": 2}
-            nodes.append(Node("norm", "batchnorm", ("conv",), norm))
+            nodes.append(node_of("norm", "batchnorm", ("conv",), norm))
         activation("act0", nodes[-1].name, [wide, 3, 3])
         nodes.append(
-            Node("pool", "sumpool" if spiking else "avgpool", ("act0",), {"kernel_size": 2})
+            node_of("pool", "sumpool" if spiking else "avgpool", ("act0",), {"kernel_size": 2})
         )
-        nodes.append(Node("flat", "flatten", ("pool",)))
+        nodes.append(node_of("flat", "flatten", ("pool",)))
         last, features = "flat", wide
-    nodes.append(Node("fc1", "linear", (last,), {"in_features": features, "out_features": hidden}))
+    nodes.append(
+        node_of("fc1", "linear", (last,), {"in_features": features, "out_features": hidden})
+    )
     activation("act1", "fc1", [hidden])
-    nodes.append(Node("fc2", "linear", ("act1",), {"in_features": hidden, "out_features": hidden}))
-    nodes.append(Node("scale", "scale", ("act1",)))
-    nodes.append(Node("sum", "add", ("fc2", "scale")))
+    nodes.append(
+        node_of("fc2", "linear", ("act1",), {"in_features": hidden, "out_features": hidden})
+    )
+    nodes.append(node_of("scale", "scale", ("act1",)))
+    nodes.append(node_of("sum", "add", ("fc2", "scale")))
     activation("act2", "sum", [hidden])
-    nodes.append(Node("out", "linear", ("act2",), {"in_features": hidden, "out_features": 2}))
+    nodes.append(node_of("out", "linear", ("act2",), {"in_features": hidden, "out_features": 2}))
     surrogate = Surrogate(draw(st.sampled_from(["triangle", "arctan"])), draw(st.floats(0.01, 9)))
     network = Network(nodes, surrogate)
     generator = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
@@ -113,8 +117,9 @@ def test_round_trip_is_exact(tmp_path: Path, network: Network, timesteps: int) -
     x = torch.zeros(2, 3, *network.input_shape) + 7
     x = x.to(torch.uint8 if network.pixels else torch.float32)
     with torch.no_grad():
-        before = network(x, network.initial_state(3), timesteps=timesteps)
-        after = loaded(x, loaded.initial_state(3), timesteps=timesteps)
+        how = {"timesteps": timesteps, "carry_membrane": True}
+        before = network(x, network.initial_state(3), **how)
+        after = loaded(x, loaded.initial_state(3), **how)
     assert torch.equal(before[0], after[0])
 
     save(folder, loaded, timesteps, read)  # a card may be saved again

@@ -38,7 +38,7 @@ def test_batch_norm_folding_is_exact(bias: bool) -> None:
     network, x = network.double().eval(), torch.randn(9, *IMAGE).double()
     wanted = output(network, x)
     folded = fold_batch_norm(network.float())
-    assert not [node for node in folded.nodes if node.op == "batchnorm"]
+    assert not [node for node in folded.nodes if node.operation.kind == "batchnorm"]
     torch.testing.assert_close(output(folded, x.float()), wanted.float(), rtol=1e-4, atol=1e-5)
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name]), f"{name} was changed"
@@ -62,7 +62,11 @@ def test_average_pools_of_spikes_become_sums() -> None:
     x = torch.rand(50, *IMAGE)
     options = NeuronOptions(percentile=99.0)
     snn = convert(network, Calibration(x[None]), timesteps=64, options=options)
-    assert [node.op for node in snn.nodes if "pool" in node.op] == ["avgpool", "sumpool", "sumpool"]
+    assert [node.operation.kind for node in snn.nodes if "pool" in node.operation.kind] == [
+        "avgpool",
+        "sumpool",
+        "sumpool",
+    ]
     reader: Any = snn.layers["_6"]
     source: Any = network.layers["_6"]
     amplitude = float(next(iter(snn.spiking.values())).threshold.detach())
@@ -254,9 +258,38 @@ def test_scale_carries_the_amplitude_into_an_addition() -> None:
     """Numerical contract, 3: an identity shortcut that carries spikes gets the scale v."""
     network = trace(seeded(Residual, 0), IMAGE, pixels=False)
     snn = convert(network, Calibration(torch.rand(1, 20, *IMAGE)), timesteps=8)
-    scales = [node for node in snn.nodes if node.op == "scale"]
+    scales = [node for node in snn.nodes if node.operation.kind == "scale"]
     assert [type(node) for node in scales] == [Node]
     scale: Any = snn.layers[scales[0].name]
     assert float(scale.weight.detach()) == pytest.approx(
         float(snn.spiking[scales[0].inputs[0]].threshold.detach())
     )
+
+
+def test_max_pooling_is_the_or_of_spikes() -> None:
+    """Also where it stood before its ReLU in the ANN; saved and loaded, and within the grid."""
+    module = nn.Sequential(
+        conv(), nn.MaxPool2d(2), nn.ReLU(), nn.MaxPool2d(2, 1), nn.Flatten(), nn.Linear(27, 4)
+    )
+    network = trace(seeded(lambda: module, 0), IMAGE, pixels=False)
+    x = torch.rand(20, *IMAGE)
+    snn = convert(network, Calibration(x[None]), timesteps=4)
+    kinds = [node.operation.kind for node in snn.nodes]
+    assert kinds == ["input", "conv", "lif", "maxpool", "maxpool", "flatten", "linear"]
+    state, seen = snn.initial_state(20), {}
+    with torch.no_grad():
+        q, _ = snn(x[None], state, timesteps=4, on_spikes=seen.__setitem__)
+        fired = seen["_2"].bool()
+        for side, stride in ((2, 2), (2, 1)):
+            windows = fired.unfold(4, side, stride).unfold(5, side, stride)
+            fired = windows.flatten(6).any(6)
+        (read_out,) = [layer for layer in snn.layers.values() if isinstance(layer, nn.Linear)]
+        expected = read_out(fired.float().flatten(3).mean(1))
+    torch.testing.assert_close(q, expected)
+
+
+def test_max_pooling_of_real_values_is_refused_by_name() -> None:
+    module = nn.Sequential(nn.MaxPool2d(2), conv(), nn.ReLU(), nn.Flatten(), nn.Linear(48, 4))
+    network = trace(module, IMAGE, pixels=False)
+    with pytest.raises(ConversionError, match="'_0' \\(MaxPool2d\\) pools values that are no"):
+        convert(network, Calibration(torch.rand(1, 2, *IMAGE)), timesteps=2)

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from graphs import node_of
 from torch import Tensor, nn
 
 from snn_rl.agents.qnetwork import mlp, nature_cnn
 from snn_rl.conversion.convert import Calibration, convert
 from snn_rl.conversion.tracing import trace
-from snn_rl.core.graph import Node
+from snn_rl.core.execute import run
 from snn_rl.core.network import Network
 from snn_rl.energy.report import Costs, EnergyReport, access_ratio, energy_report
 from snn_rl.errors import SnnRlError
@@ -113,10 +114,10 @@ def reached(network: Network, name: str, position: list[int]) -> int:
     pending = [(node, probe) for node in network.nodes if name in node.inputs]
     while pending:
         node, value = pending.pop()
-        if node.op in ("sumpool", "flatten"):
-            value = network._stateless(node, value)
+        if node.operation.kind in ("sumpool", "flatten"):
+            value = run(node.operation, None, [value[None, None]], False)[0, 0]
             pending += [(n, value) for n in network.nodes if node.name in n.inputs]
-        elif node.op == "scale":
+        elif node.operation.kind == "scale":
             total += int(value.sum())
         else:
             layer: Any = network.layers[node.name]
@@ -155,12 +156,12 @@ def test_a_spike_before_pooling_costs_a_full_fan_out() -> None:
 
 def test_layers_that_read_the_observation_multiply_once_and_dense_ones_at_each_timestep() -> None:
     nodes = [
-        Node("input", "input", (), {"shape": [4], "pixels": False, "stack": 1}),
-        Node("flat", "flatten", ("input",)),
-        Node("first", "linear", ("flat",), {"in_features": 4, "out_features": 5}),
-        Node("fired", "lif", ("first",), {"shape": [5], "threshold": "layer", "leak": "layer"}),
-        Node("second", "linear", ("fired",), {"in_features": 5, "out_features": 6}),
-        Node("third", "linear", ("second",), {"in_features": 6, "out_features": 2}),
+        node_of("input", "input", (), {"shape": [4], "pixels": False, "stack": 1}),
+        node_of("flat", "flatten", ("input",)),
+        node_of("first", "linear", ("flat",), {"in_features": 4, "out_features": 5}),
+        node_of("fired", "lif", ("first",), {"shape": [5], "threshold": "layer", "leak": "layer"}),
+        node_of("second", "linear", ("fired",), {"in_features": 5, "out_features": 6}),
+        node_of("third", "linear", ("second",), {"in_features": 6, "out_features": 2}),
     ]
     report = with_rate(Network(nodes), 0.5, 3)
     assert [layer.snn_macs for layer in report.layers] == [20, 0, 36]

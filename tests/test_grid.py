@@ -61,7 +61,7 @@ def test_entries_are_int16_and_sums_stay_exact(gain: float, timesteps: int) -> N
     unsnapped = snn.clone()
     exponents = snap(snn, timesteps)
     assert sorted(exponents) == sorted(
-        node.name for node in snn.nodes if node.op in ("linear", "conv", "scale")
+        node.name for node in snn.nodes if node.operation.kind in ("linear", "conv", "scale")
     )
     largest = {
         "conv1": (255 * PIXEL_UNIT, PIXEL_UNIT, 1),

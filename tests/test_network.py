@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from graphs import node_of
 from networks import LAYER, cnn, mlp, play
 from numpy.testing import assert_allclose
 from torch import Tensor
 
-from snn_rl.core.graph import Node, node_from_dict
+from snn_rl.core.graph import node_from_dict
 from snn_rl.core.network import Network
 from snn_rl.errors import SnnRlError
 
@@ -114,16 +115,17 @@ def test_current_hook_may_change_the_threshold() -> None:
 
 def test_dropout_mask_is_held_for_all_timesteps_of_a_frame() -> None:
     nodes = [
-        Node("input", "input", (), {"shape": [64], "pixels": False, "stack": 1}),
-        Node("drop", "dropout", ("input",), {"p": 0.5}),
-        Node("fc", "linear", ("drop",), {"in_features": 64, "out_features": 64}),
-        Node("lif", "lif", ("fc",), {"shape": [64], **LAYER}),
-        Node("drop2", "dropout", ("lif",), {"p": 0.5}),
-        Node("fc2", "linear", ("drop2",), {"in_features": 64, "out_features": 64}),
-        Node("lif2", "lif", ("fc2",), {"shape": [64], **LAYER}),
-        Node("out", "linear", ("lif2",), {"in_features": 64, "out_features": 2}),
+        node_of("input", "input", (), {"shape": [64], "pixels": False, "stack": 1}),
+        node_of("drop", "dropout", ("input",), {"p": 0.5}),
+        node_of("fc", "linear", ("drop",), {"in_features": 64, "out_features": 64}),
+        node_of("lif", "lif", ("fc",), {"shape": [64], **LAYER}),
+        node_of("drop2", "dropout", ("lif",), {"p": 0.5}),
+        node_of("fc2", "linear", ("drop2",), {"in_features": 64, "out_features": 64}),
+        node_of("lif2", "lif", ("fc2",), {"shape": [64], **LAYER}),
+        node_of("out", "linear", ("lif2",), {"in_features": 64, "out_features": 2}),
     ]
     network = Network(nodes)
+    network.carry_membrane = True
     fc2: Any = network.layers["fc2"]
     with torch.no_grad():
         fc2.weight.copy_(torch.eye(64))

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import reference
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from modules import FEATURES, seeded
 from networks import cnn, mlp, play
 from numpy.testing import assert_allclose
-from torch import Tensor
+from torch import Tensor, nn
 
+from snn_rl.conversion.convert import Calibration, convert
+from snn_rl.conversion.temporal_pruning import temporal_pruning
+from snn_rl.conversion.tracing import trace
 from snn_rl.core.network import Network, State
-from snn_rl.core.stacking import PIXEL_UNIT
+from snn_rl.core.operations import PIXEL_UNIT
+from snn_rl.runs.checkpoint import load, save
 
 few = settings(max_examples=25, deadline=None, derandomize=True)
 
@@ -218,3 +225,29 @@ def test_stacked_history_that_is_not_finite_is_forgotten() -> None:
     x, _ = play(network, 2, 1, 0)
     y, after = network(x, state, torch.tensor([[True], [False]]))
     assert y.isfinite().all() and all(s.isfinite().all() for s in after)
+
+
+def test_a_spiking_network_that_was_told_nothing_refuses_to_guess() -> None:
+    network = mlp()
+    network.timesteps = None
+    x, state = torch.rand(1, 2, 3), network.initial_state(2)
+    with pytest.raises(ValueError, match="pass timesteps="):
+        network(x, state)
+    network(x, state, timesteps=3, carry_membrane=True)
+
+
+def test_calls_default_to_what_conversion_and_card_said(tmp_path: Path) -> None:
+    ann = trace(seeded(lambda: nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), 0),
+                FEATURES, pixels=False)  # fmt: skip
+    x = torch.rand(4, 5, *FEATURES)
+    ann(x, ())  # an ANN needs neither
+    snn = convert(ann, Calibration(x), timesteps=3, carry_membrane=True)
+    said = snn(x, snn.initial_state(5), timesteps=3, carry_membrane=True)[0]
+    assert torch.equal(snn(x, snn.initial_state(5))[0], said)
+    save(tmp_path / "T3", snn, 3, {"carry_membrane": True})
+    loaded, _ = load(tmp_path / "T3")
+    assert (loaded.timesteps, loaded.carry_membrane) == (3, True)
+    assert torch.equal(loaded(x, loaded.initial_state(5))[0], snn(x, snn.initial_state(5))[0])
+    stages = temporal_pruning(snn, [2, 1], lambda network, _: network, lambda *_: {})
+    assert [stage.network.timesteps for stage in stages] == [2, 1]
+    assert snn.timesteps == 3

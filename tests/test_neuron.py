@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from torch import Tensor
 
-from snn_rl.core.neuron import LIF, THRESHOLD_FLOOR, Surrogate, lif_step, parameter_shape
+from snn_rl.core.neuron import LIF, THRESHOLD_FLOOR, lif_step, parameter_shape
 from snn_rl.core.scan import lif_scan
+from snn_rl.core.surrogates import Surrogate
 
 TIE = 1e-3
 """Random data whose membranes come this close to the threshold are drawn again."""
@@ -271,7 +272,7 @@ def test_spread_leak_covers_the_range() -> None:
     assert single.leak.tolist() == [0.25]
 
 
-@pytest.mark.parametrize("arguments", [("step", 0.3), ("triangle", 0.0), ("arctan", float("nan"))])
+@pytest.mark.parametrize("arguments", [("", 0.3), ("triangle", 0.0), ("arctan", float("nan"))])
 def test_surrogate_refuses_nonsense(arguments: Any) -> None:
     with pytest.raises(ValueError, match="surrogate"):
         Surrogate(*arguments)

@@ -10,8 +10,8 @@ import torch
 from numpy.testing import assert_allclose
 from torch import Tensor
 
-from snn_rl.core.neuron import Surrogate
 from snn_rl.core.scan import lif_scan
+from snn_rl.core.surrogates import Surrogate
 
 STEPS, BATCH, NEURONS = 200, 8, 64
 TIE = 2e-5

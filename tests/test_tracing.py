@@ -136,6 +136,25 @@ def test_traced_equals_module(name: str) -> None:
     assert error < 0.15, f"relative error {error:.3f}"
 
 
+POOLED: dict[str, Callable[[], nn.Module]] = {
+    "before and behind the activation": lambda: nn.Sequential(
+        conv(), nn.MaxPool2d(2), nn.ReLU(), nn.MaxPool2d((2, 1)), nn.Flatten(), nn.Linear(24, 3)
+    ),
+    "functional": lambda: Made(
+        lambda m, x: m.b(functional.max_pool2d(m.a(x).relu(), 2).flatten(1)),
+        a=conv(),
+        b=nn.Linear(48, 3),
+    ),
+}
+
+
+@pytest.mark.parametrize("build", POOLED.values(), ids=POOLED)
+def test_traced_max_pooling_equals_module(build: Callable[[], nn.Module]) -> None:
+    module = seeded(build, 0).eval()
+    x = torch.rand(5, *IMAGE)
+    torch.testing.assert_close(output(trace(module, IMAGE, pixels=False), x), module(x))
+
+
 @pytest.mark.parametrize("divides", [True, False])
 def test_traced_pixels_equal_module(divides: bool) -> None:
     module = seeded(
@@ -212,10 +231,10 @@ def images(*layers: nn.Module, size: int = 48) -> Callable[[], nn.Module]:
 
 
 REFUSED: dict[str, tuple[tuple[int, ...], Callable[[], nn.Module]]] = {
-    r"'2' \(MaxPool2d\)": (IMAGE, images(nn.MaxPool2d(2))),
-    "max_pool2d": (
+    r"'2' \(MaxPool2d with dilation": (IMAGE, images(nn.MaxPool2d(2, dilation=2), size=27)),
+    "pooling with padding": (
         IMAGE,
-        lambda: Made(lambda m, x: functional.max_pool2d(m.a(x).relu(), 2), a=conv()),
+        lambda: Made(lambda m, x: functional.max_pool2d(m.a(x).relu(), 2, padding=1), a=conv()),
     ),
     r"'1' \(Sigmoid\)": (FEATURES, within(nn.Sigmoid())),
     r"\(Softmax\)": (FEATURES, within(nn.Softmax(1))),

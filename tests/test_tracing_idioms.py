@@ -231,12 +231,12 @@ def test_flattens(name: str) -> None:
 @pytest.mark.parametrize("mean", range(len(MEANS)))
 def test_dueling_heads_on_shared_features_are_one_layer(mean: int) -> None:
     network = check(lambda: Dueling(MEANS[mean], hidden=False), FEATURES)
-    assert [node.op for node in network.nodes] == ["input", "linear", "relu", "linear"]
+    assert [node.operation.kind for node in network.nodes] == ["input", "linear", "relu", "linear"]
 
 
 def test_dueling_heads_with_hidden_layers_are_added() -> None:
     network = check(lambda: Dueling(MEANS[0], hidden=True), FEATURES)
-    assert [node.op for node in network.nodes][-3:] == ["linear", "linear", "add"]
+    assert [node.operation.kind for node in network.nodes][-3:] == ["linear", "linear", "add"]
 
 
 @pytest.mark.parametrize("name", AFFINE)

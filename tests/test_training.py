@@ -18,9 +18,10 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
 from torch import Tensor, nn
 
 import snn_rl
-from snn_rl.agents.agent import Agent, load_agent
+from snn_rl.agents.agent import Agent
 from snn_rl.agents.config import make_config
 from snn_rl.agents.evaluation import evaluate_agent, validation_seeds
+from snn_rl.agents.loading import load_agent
 from snn_rl.agents.results import stages
 from snn_rl.agents.run import Interrupted, Run
 from snn_rl.core.network import Network
@@ -229,7 +230,7 @@ def test_a_q_network_of_ones_own(tmp_path: Path) -> None:
     assert list(agents) == ["ann", "T2", "T1"]
     for name, agent in agents.items():
         loaded = load_agent(tmp_path / "run" / name)
-        assert any(node.op == "add" for node in loaded.policy.network.nodes)
+        assert any(node.operation.kind == "add" for node in loaded.policy.network.nodes)
         assert loaded.act(np.zeros(4, np.float32)) == agent.act(np.zeros(4, np.float32))
 
 

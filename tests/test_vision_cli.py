@@ -129,7 +129,7 @@ def test_ctrl_c_saves_and_resume_goes_on(call: Call, cifar: Path, tmp_path: Path
 
 def test_two_processes_share_the_batches(call: Call, cifar: Path, tmp_path: Path) -> None:
     """DistributedDataParallel over gloo: one run folder, the same updates as one process."""
-    options = ["train", "--data", str(cifar), *SMALL, "--set", "augment={crop: 0, flip: false}"]
+    options = ["train", "--data", str(cifar), *SMALL, "--set", "augment={crop: 0, flip: none}"]
     options += ["--set", "batch_norm=false", "--set", "ann.epochs=2", "--device", "cpu"]
     options += ["--until", "2"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from snn_rl.errors import SnnRlError
 from snn_rl.support.settings import validate
-from snn_rl.vision.augment import augment
+from snn_rl.vision.augment import alternating, augment
 from snn_rl.vision.cifar import load_cifar
 from snn_rl.vision.config import VisionConfig
 from snn_rl.vision.data import Arrays, Data, hold_out
@@ -269,3 +269,27 @@ def test_real_cifar10(tmp_path: Path) -> None:
     assert torch.bincount(test.labels).tolist() == [1000] * 10
     mean = train.images.float().mean((0, 2, 3)) / 255
     assert mean.tolist() == pytest.approx([0.4914, 0.4822, 0.4465], abs=1e-3)
+
+
+def test_a_reflected_border_mirrors_the_image() -> None:
+    image = torch.arange(48, dtype=torch.uint8).view(1, 3, 4, 4)
+    expected = torch.nn.functional.pad(image.float(), (2,) * 4, mode="reflect").byte()[0]
+    windows = {
+        tuple(expected[:, top : top + 4, left : left + 4].flatten().tolist())
+        for top in range(5)
+        for left in range(5)
+    }
+    cut = augment(image.expand(200, 3, 4, 4), drawn(), crop=2, border="reflect")
+    assert {tuple(item.flatten().tolist()) for item in cut} == windows
+
+
+def test_alternating_flips_show_every_image_both_ways() -> None:
+    indices = torch.randperm(1000)[:300]
+    first, second, third = (alternating(indices, 7, epoch, 1000) for epoch in range(3))
+    assert torch.equal(first, ~second)
+    assert torch.equal(first, third)
+    assert 0.35 < float(first.float().mean()) < 0.65
+    images = torch.arange(12, dtype=torch.uint8).view(2, 1, 2, 3)
+    flipped = augment(images, drawn(), flip=torch.tensor([True, False]))
+    assert torch.equal(flipped[0], images[0].flip(2))
+    assert torch.equal(flipped[1], images[1])

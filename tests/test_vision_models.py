@@ -24,6 +24,7 @@ MACS = {
     ("vgg16", CIFAR): 338_403_328,
     ("resnet20", CIFAR): 215_699_456,
     ("small", CIFAR): 12_406_784,
+    ("fast", CIFAR): 248_023_552,
 }
 
 
@@ -85,7 +86,7 @@ def test_energy_ratio_at_the_paper_s_rates(spiking: Callable[[Model], Network]) 
     assert energy_report(resnet, 1, spikes).alpha == pytest.approx(16.32, abs=0.3)
 
 
-@pytest.mark.parametrize("name", ["small", "resnet20"])
+@pytest.mark.parametrize("name", ["small", "fast", "resnet20"])
 def test_models_convert_and_spike(name: Model) -> None:
     torch.manual_seed(0)
     shape = (3, 16, 16)

@@ -18,6 +18,7 @@ from snn_rl.core.network import Network
 from snn_rl.errors import CheckpointError, ConfigError
 from snn_rl.runs.resume import RESUME, STATE
 from snn_rl.support.settings import validate
+from snn_rl.vision.averaging import WeightAverage
 from snn_rl.vision.classifier import load_classifier
 from snn_rl.vision.config import StageConfig, VisionConfig
 from snn_rl.vision.data import Arrays, Data
@@ -26,6 +27,7 @@ from snn_rl.vision.hardware import Hardware
 from snn_rl.vision.learning import loss_of, make_optimizer, rate_factor, set_dropout
 from snn_rl.vision.models import build_model
 from snn_rl.vision.monitor import Progress
+from snn_rl.vision.muon import Muon, orthogonalised
 from snn_rl.vision.run import Interrupted, Run
 from snn_rl.vision.training import derived_seed
 
@@ -125,6 +127,31 @@ def test_resume_is_exact(
         assert same(resumed[name], network), name
 
 
+@pytest.mark.parametrize("updates", [8, 27])
+def test_resume_is_exact_with_muon_and_averages_in_bfloat16(tmp_path: Path, updates: int) -> None:
+    changes: dict[str, Any] = {
+        stage: QUICK[stage]
+        | {"optimizer": "muon", "learning_rate": 0.02, "bias_learning_rate": 1e-3, "average": 0.9}
+        for stage in ("ann", "spiking")
+    }
+    changes["augment"] = {"crop": 1, "border": "reflect", "flip": "alternating"}
+    hardware = Hardware(channels_last=True, precision=torch.bfloat16)
+
+    def run(folder: Path, recorder: Recorder) -> dict[str, Network]:
+        stages = Run(config(**changes), DATA, folder, hardware, recorder).train()
+        return {name: stage.network for name, stage in stages.items()}
+
+    whole = run(tmp_path / "whole", Recorder())
+    with pytest.raises(Interrupted):
+        run(tmp_path / "parts", Recorder(updates))
+    resumed = run(tmp_path / "parts", Recorder())
+    assert all(same(resumed[name], network) for name, network in whole.items())
+    for name, network in whole.items():
+        found = evaluate(network, DATA.validation, 1 if name == "ann" else int(name[1:]), hardware)
+        card = load_classifier(tmp_path / "whole" / name).card
+        assert card["results"]["validation"] == pytest.approx(100 * found.accuracy, abs=1e-3)
+
+
 def test_a_damaged_resume_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         train(tmp_path, Recorder(3))
@@ -171,7 +198,7 @@ def test_a_binary_network_is_trained_as_such(tmp_path: Path) -> None:
     assert list(networks) == ["T1"]
     found = evaluate(networks["T1"], DATA.test, 1, Hardware())
     assert found.accuracy > 0.6
-    assert not any(node.op == "batchnorm" for node in networks["T1"].nodes)  # folded
+    assert not any(node.operation.kind == "batchnorm" for node in networks["T1"].nodes)  # folded
 
 
 def test_pruning_by_magnitude_keeps_a_share(
@@ -224,6 +251,48 @@ def test_only_weights_decay() -> None:
     assert decay == {True: 0.1, False: 0.0}
 
 
+def test_rates_differ_by_kind_of_parameter() -> None:
+    settings = StageConfig(
+        optimizer="muon", learning_rate=0.02, linear_learning_rate=0.01, bias_learning_rate=0.005
+    )
+    groups = make_optimizer(small(), settings).param_groups
+    assert [g["base_rate"] for g in groups] == [0.02, 0.01, 0.005]
+    assert [g["orthogonal"] for g in groups] == [True, False, False]
+
+
+@pytest.mark.parametrize("shape", [(8, 3), (3, 8), (6, 6)])
+def test_muon_s_update_is_nearly_orthogonal(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    singular = torch.linalg.svdvals(orthogonalised(matrix).float())
+    assert float(singular.min()) > 0.5
+    assert float(singular.max()) < 1.3
+
+
+def test_muon_s_other_groups_are_adam_s() -> None:
+    start = torch.randn(5, generator=torch.Generator().manual_seed(0))
+    mine, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    muon = Muon([{"params": [mine]}], 0.01)
+    adam = torch.optim.Adam([theirs], 0.01, betas=(0.9, 0.99))
+    for _ in range(5):
+        for parameter, optimizer in ((mine, muon), (theirs, adam)):
+            optimizer.zero_grad()
+            (parameter**2).sum().backward()
+            optimizer.step()
+    torch.testing.assert_close(mine, theirs)
+
+
+def test_an_average_of_weights_follows_them() -> None:
+    network = small()
+    average = WeightAverage(network, 0.5)
+    before = network.layers["conv1"].weight.detach().clone()  # type: ignore[union-attr, operator]
+    network.layers["conv1"].weight.data.add_(1.0)  # type: ignore[union-attr, operator]
+    average.update(network)
+    after = average.applied(network).layers["conv1"].weight
+    keep = 1 / 11  # young averages forget faster
+    torch.testing.assert_close(after, before + 1 - keep)
+    assert same(network, WeightAverage(network, 0.5).applied(network))
+
+
 def test_layout_and_dropout_change_no_scores() -> None:
     network = small()
     images, _ = next(iter(DATA.test.batches([torch.arange(8)])))
@@ -232,7 +301,11 @@ def test_layout_and_dropout_change_no_scores() -> None:
     torch.testing.assert_close(classify(last, images, 1), before, rtol=1e-4, atol=1e-5)
     other = network.clone()
     set_dropout(other, 0.5)
-    assert all(node.options["p"] == 0 for node in network.nodes if node.op == "dropout")
+    assert all(
+        node.operation.options()["p"] == 0
+        for node in network.nodes
+        if node.operation.kind == "dropout"
+    )
 
 
 def test_float16_and_bfloat16_keep_membranes_in_float32() -> None:

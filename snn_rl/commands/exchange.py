@@ -75,7 +75,7 @@ def export(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Write an agent for another runtime, with a golden trace of its play."""
-    from snn_rl.agents.agent import load_agent
+    from snn_rl.agents.loading import load_agent
     from snn_rl.exchange.export import export as write
 
     done = write(load_agent(agent), out, to, check=check, frames=frames)  # type: ignore[arg-type]

@@ -48,7 +48,7 @@ def train(
         typer.Option(help="cifar10, cifar100, tiny-imagenet, imagenet, or folder [cifar10]."),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="small, vgg6, vgg16 or resnet20 [small].")
+        str | None, typer.Option(help="small, fast, vgg6, vgg16 or resnet20 [small].")
     ] = None,
     timesteps: Annotated[
         int | None, typer.Option(help="T of the first spiking stage; 0: ANN only [5].")

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from snn_rl.conversion.padding import PAD
-from snn_rl.core.graph import WEIGHTED, Node, consumers, rewire
+from snn_rl.conversion.padding import Pad
+from snn_rl.core.graph import Node, consumers, rewire
+from snn_rl.core.operations import Conv2d, Flatten, Linear, Operation, Shape
 from snn_rl.errors import ConversionError
 
-AFFINE: Any = "affine"
-"""Operation of a node between tracing and folding."""
 
-
-@dataclass(frozen=True)
-class Affine:
-    """scale * x + shift; float64 in the shape of one sample."""
+@dataclass(frozen=True, eq=False)
+class Affine(Operation):
+    """scale * x + shift, float64 in the shape of one sample; only between tracing and folding."""
 
     scale: Tensor
     shift: Tensor
+    kind: ClassVar[str] = "affine"
 
     def after(self, first: Affine) -> Affine:
         """This map on the result of `first`."""
@@ -44,12 +43,9 @@ def probe(function: Callable[[Tensor], Any], shape: tuple[int, ...]) -> Affine |
 
 
 def fold_affine(
-    nodes: list[Node],
-    layers: dict[str, nn.Module],
-    affines: dict[str, Affine],
-    shapes: dict[str, tuple[int, ...]],
+    nodes: list[Node], layers: dict[str, nn.Module], shapes: dict[str, Shape]
 ) -> list[Node]:
-    """`nodes` without those that `affines` names, folded into `layers` (changed in place).
+    """`nodes` without affine maps, which are folded into `layers` (changed in place).
 
     A map goes into the layer before it, where it alone reads that, else into all layers after it.
 
@@ -59,19 +55,16 @@ def fold_affine(
     Raises:
         ConversionError: names a map that has no such layer beside it.
     """
-    for name in [node.name for node in nodes if node.name in affines]:
-        (node,) = (other for other in nodes if other.name == name)
+    while node := next((node for node in nodes if isinstance(node.operation, Affine)), None):
+        affine = cast(Affine, node.operation)
         (source,) = (other for other in nodes if other.name == node.inputs[0])
-        affine = affines[node.name]
         alone = len(consumers(nodes, source.name)) == 1
-        if source.op in WEIGHTED and alone and _per_channel(affine, source.op):
+        if source.operation.weighted and alone and _per_channel(affine, source.operation):
             _fold_back(layers[source.name], affine)
-            nodes = [
-                replace(n, options=n.options | {"bias": True}) if n is source else n for n in nodes
-            ]
+            nodes = [_biased(other) if other is source else other for other in nodes]
         else:
             for reader in consumers(nodes, node.name):
-                nodes = _push(nodes, layers, affines, shapes, node, reader, affine)
+                nodes = _push(nodes, layers, shapes, node, reader, affine)
         nodes = [rewire(n, node.name, source.name) for n in nodes if n.name != node.name]
     return nodes
 
@@ -79,45 +72,45 @@ def fold_affine(
 def _push(
     nodes: list[Node],
     layers: dict[str, nn.Module],
-    affines: dict[str, Affine],
-    shapes: dict[str, tuple[int, ...]],
+    shapes: dict[str, Shape],
     origin: Node,
     reader: Node,
     affine: Affine,
 ) -> list[Node]:
     """Fold a map into `reader`, or into what reads that."""
-    if reader.name in affines:
-        affines[reader.name] = affines[reader.name].after(affine)
-        return nodes
-    if reader.op in ("flatten", "dropout", PAD) and consumers(nodes, reader.name):
+    operation = reader.operation
+    if isinstance(operation, Affine):
+        both = replace(reader, operation=operation.after(affine))
+        return [both if node is reader else node for node in nodes]
+    passes = operation.keeps_values or isinstance(operation, Pad)
+    if passes and consumers(nodes, reader.name):
         passed = _through(origin, reader, affine, shapes[reader.name])
         for following in consumers(nodes, reader.name):
-            nodes = _push(nodes, layers, affines, shapes, origin, following, passed)
+            nodes = _push(nodes, layers, shapes, origin, following, passed)
         return nodes
-    if reader.op not in WEIGHTED:
+    if not operation.weighted:
         raise _refused(origin, reader, "an affine map")
     shifts = bool(affine.shift.any())
-    if reader.op == "conv":
-        if not _per_channel(affine, "conv"):
+    if isinstance(operation, Conv2d):
+        if not _per_channel(affine, operation):
             raise _refused(origin, reader, "a map that differs from pixel to pixel")
-        if shifts and reader.options["padding"] not in (0, [0, 0], "valid"):
+        if shifts and operation.padding != (0, 0):
             raise _refused(origin, reader, "a shift before padding")
     _fold_ahead(layers[reader.name], affine, shifts)
-    if not shifts:
-        return nodes
-    return [
-        replace(n, options=n.options | {"bias": True}) if n.name == reader.name else n
-        for n in nodes
-    ]
+    return [_biased(node) if shifts and node is reader else node for node in nodes]
 
 
-def _through(origin: Node, reader: Node, affine: Affine, shape: tuple[int, ...]) -> Affine:
+def _biased(node: Node) -> Node:
+    return replace(node, operation=replace(cast(Linear | Conv2d, node.operation), bias=True))
+
+
+def _through(origin: Node, reader: Node, affine: Affine, shape: Shape) -> Affine:
     """A map behind a node that only drops, reshapes or pads, giving `shape`."""
-    if reader.op != "flatten" and bool(affine.shift.any()):
+    if not isinstance(reader.operation, Flatten) and bool(affine.shift.any()):
         raise _refused(origin, reader, "a shift")
-    if reader.op != PAD:
+    if not isinstance(reader.operation, Pad):
         return Affine(affine.scale.reshape(shape), affine.shift.reshape(shape))
-    if not _per_channel(affine, "conv"):
+    if not _per_channel(affine, reader.operation):
         raise _refused(origin, reader, "a map that differs from pixel to pixel")
     corner = affine.scale[:, :1, :1].expand(shape)
     return Affine(corner, torch.zeros_like(corner))
@@ -158,9 +151,9 @@ def _fold_ahead(layer: Any, affine: Affine, shifts: bool) -> None:
     weight.copy_(weight.double() * scale)
 
 
-def _per_channel(affine: Affine, op: str) -> bool:
+def _per_channel(affine: Affine, operation: Operation) -> bool:
     """Whether a map is the same at all pixels of a channel; vectors have a channel per feature."""
-    return op == "linear" or all(
+    return isinstance(operation, Linear) or all(
         bool((t == t.reshape(len(t), -1)[:, :1].view(-1, 1, 1)).all())
         for t in (affine.scale, affine.shift)
     )
@@ -168,6 +161,6 @@ def _per_channel(affine: Affine, op: str) -> bool:
 
 def _refused(node: Node, reader: Node, what: str) -> ConversionError:
     return ConversionError(
-        f"'{node.name}' ({what} before {reader.name!r}, {reader.op}) has no layer that can take "
-        "it: move it beside a Linear or a Conv2d without padding"
+        f"'{node.name}' ({what} before {reader.name!r}, {reader.operation.kind}) has no layer that "
+        "can take it: move it beside a Linear or a Conv2d without padding"
     )

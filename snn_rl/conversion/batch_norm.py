@@ -11,25 +11,27 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from snn_rl.core.graph import WEIGHTED, Node, consumers, rewire
+from snn_rl.core.graph import Node, consumers, rewire
 from snn_rl.core.network import Network, assemble
+from snn_rl.core.operations import BatchNorm, Conv2d, Linear
 from snn_rl.errors import ConversionError
 
 
 def fold_batch_norm(network: Network) -> Network:
     """Copy without batch-norm: w <- w*g/sqrt(var+eps), b <- (b-mean)*g/sqrt(var+eps) + beta."""
     nodes, layers = list(network.nodes), dict(network.clone().layers.items())
-    while norm := next((node for node in nodes if node.op == "batchnorm"), None):
+    while norm := next((node for node in nodes if isinstance(node.operation, BatchNorm)), None):
         (name,) = norm.inputs
         source = next(node for node in nodes if node.name == name)
-        if source.op not in WEIGHTED or len(consumers(nodes, name)) != 1:
+        if not source.operation.weighted or len(consumers(nodes, name)) != 1:
             raise ConversionError(
                 f"'{norm.name}' (BatchNorm) must directly follow one Linear or Conv2d layer"
             )
         _fold(cast(Any, layers[name]), cast(Any, layers.pop(norm.name)))
-        nodes[nodes.index(source)] = replace(source, options=source.options | {"bias": True})
+        biased = replace(cast(Linear | Conv2d, source.operation), bias=True)
+        nodes[nodes.index(source)] = replace(source, operation=biased)
         nodes = [rewire(node, norm.name, name) for node in nodes if node is not norm]
-    return assemble(nodes, layers, network.surrogate, network.training)
+    return assemble(nodes, layers, network)
 
 
 def _fold(layer: nn.Linear | nn.Conv2d, norm: nn.BatchNorm2d) -> None:
@@ -63,12 +65,11 @@ def insert_batch_norm(network: Network, frames: Tensor, timesteps: int) -> Netwo
         nodes.append(node)
         if node.name in measured:
             identity = _identity(*measured[node.name])
-            options = {"num_features": identity.num_features, "dimensions": 2}
-            norm = Node(f"{node.name}_norm", "batchnorm", (node.name,), options)
+            norm = Node(f"{node.name}_norm", BatchNorm(identity.num_features), (node.name,))
             nodes.append(norm)
             layers[norm.name] = identity
             renamed[node.name] = norm.name
-    return assemble(nodes, layers, network.surrogate, network.training)
+    return assemble(nodes, layers, network)
 
 
 def _identity(mean: Tensor, var: Tensor) -> nn.BatchNorm2d:

@@ -16,9 +16,20 @@ from torch import Tensor
 
 from snn_rl.conversion.batch_norm import fold_batch_norm
 from snn_rl.conversion.temporal_pruning import rescale_leaks
-from snn_rl.core.graph import WEIGHTED, Node, consumers, rewire
+from snn_rl.core.graph import Node, check, consumers, rewire
 from snn_rl.core.network import Network, assemble
-from snn_rl.core.neuron import THRESHOLD_FLOOR, Granularity, Surrogate, lif_step
+from snn_rl.core.neuron import THRESHOLD_FLOOR, lif_step
+from snn_rl.core.operations import (
+    LIF,
+    Add,
+    AvgPool2d,
+    Granularity,
+    MaxPool2d,
+    ReLU,
+    Scale,
+    SumPool2d,
+)
+from snn_rl.core.surrogates import Surrogate
 from snn_rl.errors import ConversionError
 
 log = logging.getLogger(__name__)
@@ -74,6 +85,9 @@ def convert(
     """Spiking network with the weights of `ann`, its thresholds balanced on `calibration`.
 
     Args:
+        timesteps: T that it will be run at; stored in the network, whose calls default to it.
+        carry_membrane: whether membranes survive from frame to frame; stored likewise. Static
+            images have one frame.
         fold: False keeps batch-norm between layer and neurons, for a network that is trained as a
             spiking one from its first weight on; `fold_batch_norm` folds it afterwards.
 
@@ -82,6 +96,7 @@ def convert(
     """
     options = options or NeuronOptions()
     spiking = _replace_activations(fold_batch_norm(ann) if fold else ann, options)
+    spiking.timesteps, spiking.carry_membrane = timesteps, carry_membrane
     rescale_leaks(spiking, 1, timesteps)
     balance(
         spiking,
@@ -101,42 +116,61 @@ def check_convertible(ann: Network) -> None:
 
 def _replace_activations(ann: Network, options: NeuronOptions) -> Network:
     """ReLU -> LIF, average-pool -> sum-pool, a scale wherever spikes enter an addition."""
-    shapes = ann.shapes()
     amplitude: dict[str, bool] = {}  # does this value count spikes that stand for a threshold?
     nodes: list[Node] = []
     layers = dict(ann.layers.items())
-    for node in ann.nodes:
-        if node.op == "relu":
-            lif = {
-                "shape": list(shapes[node.name]),
-                "threshold": options.threshold,
-                "leak": options.leak,
-            }
-            node = replace(node, op="lif", options=lif)
-        elif node.op == "avgpool" and amplitude[node.inputs[0]]:
-            node = replace(node, op="sumpool")
-        scaled = node.op in ("add", "lif")
+    before = _activations_before_pooling(ann.nodes)
+    shapes = check(before)
+    for node in before:
+        operation = node.operation
+        if isinstance(operation, ReLU):
+            operation = LIF(shapes[node.name], options.threshold, options.leak)
+        elif isinstance(operation, AvgPool2d) and amplitude[node.inputs[0]]:
+            operation = SumPool2d(operation.kernel_size, operation.stride)
+        elif isinstance(operation, MaxPool2d) and not amplitude[node.inputs[0]]:
+            raise ConversionError(
+                f"'{node.name}' (MaxPool2d) pools values that are no spikes: put it behind a ReLU"
+            )
+        node = replace(node, operation=operation)
+        scaled = isinstance(operation, Add | LIF)
         for name in [n for n in dict.fromkeys(node.inputs) if scaled and amplitude[n]]:
-            scale = Node(f"{node.name}_{name}", "scale", (name,))
+            scale = Node(f"{node.name}_{name}", Scale(), (name,))
             nodes.append(scale)
             node = rewire(node, name, scale.name)
-        amplitude[node.name] = node.op == "lif" or (
-            node.op in ("sumpool", "flatten", "dropout") and amplitude[node.inputs[0]]
+        amplitude[node.name] = isinstance(operation, LIF) or (
+            operation.counts_spikes and amplitude[node.inputs[0]]
         )
         nodes.append(node)
-    if nodes[-1].op not in (*WEIGHTED, "add") or not any(node.op == "lif" for node in nodes):
+    last = nodes[-1].operation
+    spikes = any(isinstance(node.operation, LIF) for node in nodes)
+    if not (spikes and (last.weighted or isinstance(last, Add))):
         raise ConversionError(
             "a spiking network needs at least one ReLU and must end in a Linear or Conv2d layer"
         )
-    network = assemble(nodes, layers, options.surrogate, ann.training)
+    network = assemble(nodes, layers, ann)
+    network.surrogate = options.surrogate
     for node in nodes:
-        if node.op == "sumpool":
-            kernel = node.options["kernel_size"]
-            height, width = kernel if isinstance(kernel, list) else (kernel, kernel)
-            _fold_forward(network, node.name, 1 / (height * width))
+        if isinstance(node.operation, SumPool2d):
+            _fold_forward(network, node.name, 1 / node.operation.area)
     for layer in network.spiking.values():
         layer.spread_leak(options.leak_low, options.leak_high)
     return network
+
+
+def _activations_before_pooling(nodes: list[Node]) -> list[Node]:
+    """The same with max-pooling behind its ReLU where it stood before it: both give the maximum
+    of the positive values, but behind neurons it is the OR of their spikes."""
+    result = list(nodes)
+    for index, pool in enumerate(nodes):
+        readers = consumers(nodes, pool.name)
+        if not isinstance(pool.operation, MaxPool2d) or len(readers) != 1:
+            continue
+        (activation,) = readers
+        if isinstance(activation.operation, ReLU):
+            result = [rewire(node, activation.name, pool.name) for node in result]
+            result[index] = replace(activation, inputs=pool.inputs)
+            result[nodes.index(activation)] = replace(pool, inputs=(activation.name,))
+    return result
 
 
 def balance(
@@ -221,7 +255,7 @@ def _percentile(values: Tensor, percentile: float) -> float:
 def _fold_forward(network: Network, name: str, factor: float) -> None:
     """Multiply the weights that read the spikes of `name` by `factor`."""
     for node in consumers(network.nodes, name):
-        if node.op in ("sumpool", "flatten", "dropout"):
+        if node.operation.counts_spikes:
             _fold_forward(network, node.name, factor)
         else:
             layer: Any = network.layers[node.name]

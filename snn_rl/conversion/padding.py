@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, cast
 
 from torch import nn
 from torch.nn import functional
 
 from snn_rl.core.graph import Node, consumers, rewire
+from snn_rl.core.operations import Conv2d, Operation
 from snn_rl.errors import ConversionError
 
-PAD: Any = "pad"
-"""Operation of a node between tracing and folding; option: padding (left, right, top, bottom)."""
+
+@dataclass(frozen=True)
+class Pad(Operation):
+    """Zeros at the left, right, top and bottom of an image; only between tracing and folding."""
+
+    left: int
+    right: int
+    top: int
+    bottom: int
+    kind: ClassVar[str] = "pad"
 
 
 def fold_padding(nodes: list[Node], layers: dict[str, nn.Module]) -> list[Node]:
@@ -23,37 +32,33 @@ def fold_padding(nodes: list[Node], layers: dict[str, nn.Module]) -> list[Node]:
     Raises:
         ConversionError: something else than a convolution reads a padded image.
     """
-    while pad := next((node for node in nodes if node.op == PAD), None):
+    while pad := next((node for node in nodes if isinstance(node.operation, Pad)), None):
         for reader in consumers(nodes, pad.name):
-            if reader.op != "conv" or isinstance(reader.options["padding"], str):
+            if not isinstance(reader.operation, Conv2d):
                 raise ConversionError(
                     f"'{pad.name}' (zero padding before {reader.name!r}) must directly precede a "
-                    "Conv2d with a number as its padding"
+                    "Conv2d"
                 )
-            padded = _padded(reader, layers, pad.options["padding"])
+            padded = _padded(reader, layers[reader.name], cast(Pad, pad.operation))
             nodes = [padded if node is reader else node for node in nodes]
         nodes = [rewire(node, pad.name, pad.inputs[0]) for node in nodes if node.name != pad.name]
     return nodes
 
 
-def _padded(node: Node, layers: dict[str, nn.Module], padding: list[int]) -> Node:
-    """The convolution `node` with `padding` added to its own."""
-    layer: Any = layers[node.name]
-    left, right, top, bottom = padding
-    (height, width), (rows, columns) = (_pair(node.options[n]) for n in ("padding", "dilation"))
+def _padded(node: Node, layer: Any, pad: Pad) -> Node:
+    """The convolution `node` with `pad` added to its own padding."""
+    conv = cast(Conv2d, node.operation)
+    (height, width), (rows, columns) = conv.padding, conv.dilation
     kernel = []
-    for before, after, dilation in ((left, right, columns), (top, bottom, rows)):
+    for before, after, dilation in (
+        (pad.left, pad.right, columns),
+        (pad.top, pad.bottom, rows),
+    ):
         if min(before, after) < 0 or (after - before) % dilation:
             raise ConversionError(f"'{node.name}' reads an image whose padding cannot be folded")
         taps = (after - before) // dilation
         kernel += [max(taps, 0), max(-taps, 0)]
     layer.weight = nn.Parameter(functional.pad(layer.weight.data, kernel))
-    options = {
-        "padding": [height + max(top, bottom), width + max(left, right)],
-        "kernel_size": list(layer.weight.shape[2:]),
-    }
-    return replace(node, options=node.options | options)
-
-
-def _pair(value: Any) -> list[int]:
-    return list(value) if isinstance(value, list | tuple) else [value, value]
+    size = (int(layer.weight.shape[2]), int(layer.weight.shape[3]))
+    around = (height + max(pad.top, pad.bottom), width + max(pad.left, pad.right))
+    return replace(node, operation=replace(conv, padding=around, kernel_size=size))

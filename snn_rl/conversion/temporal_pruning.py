@@ -91,8 +91,9 @@ def temporal_pruning(
     """
     current = network.clone()
     for index, t in enumerate(timesteps):
+        current = current.clone()  # the stage just yielded keeps its leaks
+        current.timesteps = t
         if index and rescale_leak:
-            current = current.clone()  # the stage just yielded keeps its leaks
             rescale_leaks(current, timesteps[index - 1], t)
         warn_if_vanishing(measure_rates(current, t), f"before training at T={t}")
         current = train(current.clone(), t)

@@ -10,28 +10,35 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from snn_rl.conversion.affine import AFFINE, Affine, fold_affine, probe
+from snn_rl.conversion.affine import Affine, fold_affine, probe
 from snn_rl.conversion.heads import Head, constant, find_head
 from snn_rl.conversion.layer_options import (
-    batch_norm_options,
+    batch_norm,
     clamps_at_zero,
-    conv_options,
-    linear_options,
-    listed,
-    pool_arguments,
+    convolution,
+    linear,
+    pooling_function,
+    pooling_layer,
+    refused,
     window,
 )
-from snn_rl.conversion.padding import PAD, fold_padding
+from snn_rl.conversion.padding import Pad, fold_padding
 from snn_rl.conversion.tracer import BATCH, compute, example, trace_with_example
-from snn_rl.core.graph import Node, build_module
+from snn_rl.core.execute import build
+from snn_rl.core.graph import Node
 from snn_rl.core.network import Network
-from snn_rl.core.stacking import PIXEL_UNIT
+from snn_rl.core.operations import (
+    PIXEL_UNIT,
+    Add,
+    AvgPool2d,
+    Dropout,
+    Flatten,
+    Input,
+    Operation,
+    ReLU,
+)
 from snn_rl.errors import ConversionError
 
-_SUPPORTED = (
-    "ReLU, Linear, Conv2d, BatchNorm, AvgPool2d, AdaptiveAvgPool2d, Flatten, Dropout, ZeroPad2d, "
-    "Identity, residual additions, constant factors and shifts, and linear (dueling) heads"
-)
 _RESHAPES = frozenset(["flatten", "view", "reshape", "squeeze", "contiguous", "float", "to"])
 _CLAMPS = ("clamp", "clamp_", "clamp_min", "clamp_min_")
 _AFFINE = ("add", "radd", "sub", "rsub", "subtract", "mul", "multiply", "truediv", "div", "neg")
@@ -60,8 +67,7 @@ def trace(
     """
     stacked = (stack * input_shape[0], *input_shape[1:])
     traced = trace_with_example(module, stacked)
-    options = {"shape": list(input_shape), "pixels": pixels, "stack": stack, "offset": offset}
-    reader = _Reader(traced, options)
+    reader = _Reader(traced, Input(tuple(input_shape), pixels, stack, offset))
     for item in traced.graph.nodes:
         reader.read(item)
     device = next((p.device for p in module.parameters()), None)
@@ -71,25 +77,23 @@ def trace(
 class _Reader:
     """Reads torch.fx nodes in order and collects layer-graph nodes and their modules."""
 
-    def __init__(self, traced: fx.GraphModule, input_options: dict[str, Any]) -> None:
-        self.traced = traced
+    def __init__(self, traced: fx.GraphModule, seen: Input) -> None:
+        self.traced, self.seen = traced, seen
         self.modules = dict(traced.named_modules())
         self.nodes: list[Node] = []
         self.layers: dict[str, nn.Module] = {}
         self.names: dict[fx.Node, str] = {}  # fx value -> node that produces it
         self.shapes: dict[str, tuple[int, ...]] = {}  # of one sample, by node
-        self.affines: dict[str, Affine] = {}
         self.head = find_head(traced)
         self.output = ""
-        self.input_options = input_options
 
     def read(self, item: fx.Node) -> None:
         """Read one fx node."""
         if item.op == "placeholder":
             if self.nodes:
                 raise ConversionError("the module takes more than one input")
-            self._add(item, "input", options=self.input_options)
-            if self.input_options["pixels"]:  # the module counts them in whole grey levels
+            self._add(item, self.seen)
+            if self.seen.pixels:  # the module counts them in whole grey levels
                 whole = torch.ones(example(item).shape[1:], dtype=torch.float64, device="cpu")
                 self._affine(item, item, Affine(whole / PIXEL_UNIT, whole * 0))
         elif item.op == "output":
@@ -112,7 +116,7 @@ class _Reader:
             if node.name in needed:
                 nodes.insert(0, node)
                 needed.update(node.inputs)
-        nodes = fold_affine(nodes, self.layers, self.affines, self.shapes)
+        nodes = fold_affine(nodes, self.layers, self.shapes)
         nodes = fold_padding(nodes, self.layers)
         network = Network(nodes)
         for name, layer in self.layers.items():
@@ -134,12 +138,12 @@ class _Reader:
         names: list[str] = []
         for source, layer in by_source.items():
             names.append(self._place(f"{item.name}_{len(names)}" if names else item.name))
-            self._append(item, Node(names[-1], "linear", (source,), linear_options(layer)), layer)
+            self._append(item, Node(names[-1], linear(layer), (source,)), layer)
+        before = names[0]
         for number, name in enumerate(names[1:]):
-            total = Node(self._place(f"{item.name}_sum{number}"), "add", (self.names[item], name))
-            if number == 0:
-                total = Node(total.name, "add", (names[0], name))
+            total = Node(self._place(f"{item.name}_sum{number}"), Add(), (before, name))
             self._append(item, total)
+            before = total.name
 
     def _linear(self, leaf: fx.Node) -> nn.Linear:
         layer = self.modules[str(leaf.target)]
@@ -147,28 +151,27 @@ class _Reader:
         return layer
 
     def _affine(self, item: fx.Node, source: fx.Node, affine: Affine) -> None:
-        node = Node(self._place(f"{item.name}_affine"), AFFINE, (self.names[source],))
-        self.affines[node.name] = affine
+        node = Node(self._place(f"{item.name}_affine"), affine, (self.names[source],))
         self._append(item, node)
 
     def _add(
         self,
         item: fx.Node,
-        op: Any,
+        operation: Operation,
         inputs: tuple[fx.Node, ...] = (),
-        options: dict[str, Any] | None = None,
         layer: nn.Module | None = None,
     ) -> None:
-        name = "input" if op == "input" else self._place(item.name)
+        name = "input" if operation is self.seen else self._place(item.name)
         for source in inputs:
-            if op != "flatten" and self.shapes[self.names[source]] != example(source).shape[1:]:
-                raise _refused(item, f"{item.name} of a half-squeezed image")
+            half = self.shapes[self.names[source]] != example(source).shape[1:]
+            if half and not isinstance(operation, Flatten):
+                raise refused(item, f"{item.name} of a half-squeezed image")
         sources = tuple(self.names[source] for source in inputs)
-        node = Node(name, op, sources, options or {})
+        node = Node(name, operation, sources)
         if layer is not None:
-            expected: Any = build_module(node)
+            expected: Any = build(operation)
             if layer.state_dict().keys() != expected.state_dict().keys():
-                raise _refused(item, f"{type(layer).__name__} with unusual parameters")
+                raise refused(item, f"{type(layer).__name__} with unusual parameters")
             layer = copy.deepcopy(layer)
         self._append(item, node, layer)
 
@@ -195,73 +198,61 @@ class _Reader:
         (source,) = _tensors(item, 1)
         match layer:
             case nn.Linear():
-                self._add(item, "linear", (source,), linear_options(layer), layer)
+                self._add(item, linear(layer), (source,), layer)
             case nn.Conv2d():
-                if layer.padding_mode != "zeros":
-                    raise _refused(item, f"Conv2d with {layer.padding_mode} padding")
-                self._add(item, "conv", (source,), conv_options(layer), layer)
+                self._add(item, convolution(item, layer), (source,), layer)
             case nn.BatchNorm1d() | nn.BatchNorm2d():
-                options = batch_norm_options(layer)
-                self._add(item, "batchnorm", (source,), options, layer)
+                self._add(item, batch_norm(layer), (source,), layer)
             case nn.ReLU():
-                self._add(item, "relu", (source,))
+                self._add(item, ReLU(), (source,))
                 if layer.inplace:
                     self._in_place(item, source)
-            case nn.AvgPool2d():
-                if layer.divisor_override is not None:
-                    raise _refused(item, "AvgPool2d with divisor_override")
-                kernel, stride = layer.kernel_size, layer.stride
-                self._pool(item, source, kernel, stride, layer.padding, layer.ceil_mode)
+            case nn.AvgPool2d() | nn.MaxPool2d():
+                self._add(item, pooling_layer(item, layer), (source,))
             case nn.AdaptiveAvgPool2d():
                 self._adaptive(item, source)
             case nn.ZeroPad2d():
-                self._add(item, PAD, (source,), {"padding": list(layer.padding)})
+                self._add(item, Pad(*layer.padding), (source,))
             case nn.Flatten():
                 self._reshape(item, source)
-            case nn.Dropout2d():
-                self._add(item, "dropout", (source,), {"p": layer.p, "channels": True})
-            case nn.Dropout():
-                self._add(item, "dropout", (source,), {"p": layer.p})
+            case nn.Dropout() | nn.Dropout2d():
+                channels = isinstance(layer, nn.Dropout2d)
+                self._add(item, Dropout(layer.p, channels), (source,))
             case nn.Identity():
                 self.names[item] = self.names[source]
-            case nn.MaxPool2d():
-                raise ConversionError(
-                    f"'{item.target}' (MaxPool2d) has no spiking counterpart; use AvgPool2d"
-                )
             case _:
-                raise _refused(item, type(layer).__name__)
+                raise refused(item, type(layer).__name__)
 
     def _function(self, item: fx.Node) -> None:
         target, kwargs = item.target, dict(item.kwargs)
         name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
         if name in ("add", "iadd", "add_") and self._joins(item):
             if kwargs or len(item.args) > 2:
-                raise _refused(item, "addition with a factor")
+                raise refused(item, "addition with a factor")
             inputs = _tensors(item, 2)
-            self._add(item, "add", inputs)
+            self._add(item, Add(), inputs)
             if name in ("iadd", "add_"):
                 self._in_place(item, inputs[0])
         elif name in ("relu", "relu_") or (name in _CLAMPS and clamps_at_zero(item)):
             (source,) = _tensors(item, 1)
-            self._add(item, "relu", (source,))
+            self._add(item, ReLU(), (source,))
             in_place = name.endswith("_") or kwargs.get("inplace")
             if in_place or (target is functional.relu and len(item.args) > 1):
                 self._in_place(item, source)
         elif name in _RESHAPES:
             self._reshape(item, _tensors(item, 1)[0])
-        elif target is functional.avg_pool2d:
-            self._average(item)
+        elif target in (functional.avg_pool2d, functional.max_pool2d):
+            self._add(item, pooling_function(item), _tensors(item, 1))
         elif target is functional.adaptive_avg_pool2d or name == "mean":
             self._adaptive(item, _tensors(item, 1)[0])
         elif target in (functional.dropout, functional.dropout2d):
-            (source,) = _tensors(item, 1)
             p: Any = item.args[1] if len(item.args) > 1 else kwargs.get("p", 0.5)
-            channels = {"channels": True} if target is functional.dropout2d else {}
-            self._add(item, "dropout", (source,), {"p": float(p)} | channels)
+            channels = target is functional.dropout2d
+            self._add(item, Dropout(float(p), channels), _tensors(item, 1))
         elif name.rstrip("_").removeprefix("i") in _AFFINE:
             self._constant_map(item, name)
         else:
-            raise _refused(item, name)
+            raise refused(item, name)
 
     def _joins(self, item: fx.Node) -> bool:
         """Whether an addition is one of two layers, not of a layer and a constant."""
@@ -276,41 +267,32 @@ class _Reader:
         elif after[:2] == before[:2] and math.prod(after) == math.prod(before) == BATCH * before[1]:
             self.names[item] = self.names[source]  # one of several squeezes
             if len(after) == 2:
-                self._add(item, "flatten", (source,))
+                self._add(item, Flatten(), (source,))
         elif after == (BATCH, math.prod(before[1:])):
-            self._add(item, "flatten", (source,))
+            self._add(item, Flatten(), (source,))
         else:
-            raise _refused(item, f"a reshape that keeps axes, to {after[1:]} of {before[1:]}")
-
-    def _average(self, item: fx.Node) -> None:
-        given = pool_arguments(item)
-        if given.get("divisor_override") is not None or len(item.args) > 5:
-            raise _refused(item, "average pooling with further options")
-        stride = given.get("stride") or given["kernel_size"]
-        padding, ceil = given.get("padding", 0), given.get("ceil_mode", False)
-        (source,) = _tensors(item, 1)
-        self._pool(item, source, given["kernel_size"], stride, padding, ceil)
+            raise refused(item, f"a reshape that keeps axes, to {after[1:]} of {before[1:]}")
 
     def _adaptive(self, item: fx.Node, source: fx.Node) -> None:
         """Averages over windows that tile the image, at the most one window: all of it."""
         before, after = example(source).shape, example(item).shape
         kernel = window(tuple(before), tuple(after))
         if kernel is None:
-            raise _refused(item, f"a mean from {tuple(before[1:])} to {tuple(after[1:])}")
-        options = {"kernel_size": kernel, "stride": kernel}
+            raise refused(item, f"a mean from {tuple(before[1:])} to {tuple(after[1:])}")
+        pool = AvgPool2d(kernel, kernel)
         if len(after) == 4:
-            self._add(item, "avgpool", (source,), options)
+            self._add(item, pool, (source,))
             return
-        node = Node(self._place(f"{item.name}_image"), "avgpool", (self.names[source],), options)
+        node = Node(self._place(f"{item.name}_image"), pool, (self.names[source],))
         self._append(item, node)
         self.shapes[node.name] = (before[1], 1, 1)
-        self._append(item, Node(self._place(item.name), "flatten", (node.name,)))
+        self._append(item, Node(self._place(item.name), Flatten(), (node.name,)))
 
     def _constant_map(self, item: fx.Node, name: str) -> None:
         """A constant factor or shift, e.g. x / 255 or x - self.mean."""
         sources = [value for value in item.all_input_nodes if value in self.names]
         if len(sources) != 1:
-            raise _refused(item, f"{name} of two layers")
+            raise refused(item, f"{name} of two layers")
         (source,) = sources
 
         def run(x: Tensor) -> Any:
@@ -321,30 +303,15 @@ class _Reader:
 
         affine = probe(run, tuple(example(source).shape[1:]))
         if affine is None:
-            raise _refused(item, f"{name}, which is no constant factor or shift")
+            raise refused(item, f"{name}, which is no constant factor or shift")
         self._affine(item, source, affine)
         if name.endswith("_") or name in ("iadd", "isub", "imul", "itruediv"):
             self._in_place(item, source)
-
-    def _pool(
-        self, item: fx.Node, source: fx.Node, kernel: Any, stride: Any, padding: Any, ceil: Any
-    ) -> None:
-        if padding not in (0, (0, 0)) or ceil:
-            raise _refused(item, "average pooling with padding or ceil_mode")
-        self._add(
-            item, "avgpool", (source,), {"kernel_size": listed(kernel), "stride": listed(stride)}
-        )
 
 
 def _tensors(item: fx.Node, count: int) -> Any:
     """The fx inputs of a node: exactly `count` tensors at the front of its arguments."""
     found = tuple(item.args[:count])
     if len(found) != count or not all(isinstance(value, fx.Node) for value in found):
-        raise _refused(item, f"{item.name} with a constant")
+        raise refused(item, f"{item.name} with a constant")
     return found
-
-
-def _refused(item: fx.Node, what: str) -> ConversionError:
-    return ConversionError(
-        f"'{item.target}' ({what}) cannot be converted to spikes; supported are {_SUPPORTED}"
-    )

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from snn_rl.core.graph import WEIGHTED
 from snn_rl.core.network import Network
 from snn_rl.errors import SnnRlError
 
@@ -32,7 +31,7 @@ def magnitude_masks(network: Network, density: float) -> Masks:
     if not 0 < density <= 1:
         raise SnnRlError(f"density is the share of weights that stays, not {density}")
     layers: Any = network.layers
-    names = [node.name for node in network.nodes if node.op in WEIGHTED]
+    names = [node.name for node in network.nodes if node.operation.weighted]
     scores = {name: _score(layers[name].weight) for name in names}
     every = torch.cat([score.flatten() for score in scores.values()])
     removed = len(every) - round(density * len(every))
@@ -54,7 +53,7 @@ def apply_masks(network: Network, masks: Masks) -> None:
 def density(network: Network) -> float:
     """Share of non-zero weights in all linear and convolution layers."""
     layers: Any = network.layers
-    weights = [layers[node.name].weight for node in network.nodes if node.op in WEIGHTED]
+    weights = [layers[node.name].weight for node in network.nodes if node.operation.weighted]
     kept = sum(int(weight.count_nonzero()) for weight in weights)
     return kept / int(sum(weight.numel() for weight in weights))
 

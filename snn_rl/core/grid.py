@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from snn_rl.core.graph import ranges
 from snn_rl.core.network import Network
-from snn_rl.core.stacking import PIXEL_UNIT
+from snn_rl.core.operations import Linear, Scale
 from snn_rl.errors import SnnRlError
 
 EXACT = 2.0**24
@@ -34,13 +35,15 @@ def snap(network: Network, timesteps: int) -> dict[str, int]:
         SnnRlError: weights that are not finite.
     """
     exponents = {}
+    entering = ranges(network.nodes)
     for node in network.nodes:
-        if node.op in ("linear", "conv", "scale"):
+        if node.operation.weighted or isinstance(node.operation, Scale):
             layer: Any = network.layers[node.name]
             weight, bias = layer.weight.data, getattr(layer, "bias", None)
-            largest, unit = _range(network, node.inputs[0])
+            largest, unit = entering[node.inputs[0]]
             # The read-out sums its inputs and its bias over the timesteps.
-            sums = timesteps if node is network.nodes[-1] and node.op == "linear" else 1
+            is_read_out = node is network.nodes[-1] and isinstance(node.operation, Linear)
+            sums = timesteps if is_read_out else 1
             k = exponent(weight, bias, largest, unit, sums)
             weight.copy_(torch.round(weight * 2.0**k) / 2.0**k)
             if bias is not None:
@@ -81,19 +84,3 @@ def _exact(w: Tensor, b: Tensor, largest: float, unit: float, sums: int) -> bool
     if max(float(w.max()), float(b.max())) > INT16:
         return False
     return math.isinf(largest) or float((w.sum(1) * largest + b).max()) * sums < EXACT * unit
-
-
-def _range(network: Network, name: str) -> tuple[float, float]:
-    node = next(node for node in network.nodes if node.name == name)
-    if node.op == "input":
-        return (255 * PIXEL_UNIT, PIXEL_UNIT) if network.pixels else (math.inf, 1.0)
-    if node.op == "lif":
-        return 1.0, 1.0
-    if node.op == "sumpool":
-        kernel = node.options["kernel_size"]
-        height, width = kernel if isinstance(kernel, list) else (kernel, kernel)
-        largest, unit = _range(network, node.inputs[0])
-        return largest * height * width, unit
-    if node.op in ("flatten", "dropout"):
-        return _range(network, node.inputs[0])
-    return math.inf, 1.0

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from snn_rl.core import graph
-from snn_rl.core.graph import Node
-from snn_rl.core.neuron import LIF, Surrogate
+from snn_rl.core import execute, operations
+from snn_rl.core.graph import Node, check
+from snn_rl.core.neuron import LIF
 from snn_rl.core.scan import lif_scan
 from snn_rl.core.stacking import scale_pixels, stack_frames
+from snn_rl.core.surrogates import Surrogate
 
 State = tuple[Tensor, ...]
 """Frame history (only if frames are stacked), then one membrane tensor per spiking layer, each
@@ -35,26 +36,32 @@ class Network(nn.Module):
     Args:
         nodes: the layer graph, input first, output last.
         surrogate: gradient of the spikes in training.
+
+    Attributes:
+        timesteps, carry_membrane: how a spiking network is run where a call does not say it, as
+            `convert` or the saved agent's card had it; None where nobody has said it yet.
     """
 
     def __init__(self, nodes: list[Node], surrogate: Surrogate | None = None) -> None:
         super().__init__()
-        graph.check(nodes)
         self.nodes = list(nodes)
+        self.shapes = check(nodes)
+        """Shape of one sample at the output of every node, by node name."""
         self.surrogate = surrogate or Surrogate()
-        built = {node.name: graph.build_module(node) for node in nodes}
+        self.timesteps: int | None = None
+        self.carry_membrane: bool | None = None
+        built = {node.name: execute.build(node.operation) for node in nodes}
         self.layers = nn.ModuleDict({n: layer for n, layer in built.items() if layer is not None})
         self.spiking = {n: layer for n, layer in built.items() if isinstance(layer, LIF)}
         """The spiking layers by name, in order of execution."""
-        options = nodes[0].options
-        self.input_shape = tuple(int(n) for n in options["shape"])
-        self.pixels = bool(options["pixels"])
-        self.stack = int(options["stack"])
-        self.offset = int(options.get("offset", 0))
+        seen = nodes[0].operation
+        assert isinstance(seen, operations.Input)
+        self.input_shape, self.pixels = seen.frame, seen.pixels
+        self.stack, self.offset = seen.stack, seen.offset
         # Values that are the real-valued observation itself, at most reshaped.
         self._observed = set() if self.pixels else {nodes[0].name}
         for node in nodes:
-            if node.op in ("flatten", "dropout") and node.inputs[0] in self._observed:
+            if node.operation.keeps_values and node.inputs[0] in self._observed:
                 self._observed.add(node.name)
         if self.pixels:  # convolutions are about a third faster in this layout
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -99,8 +106,8 @@ class Network(nn.Module):
         state: State,
         episode_start: Tensor | None = None,
         *,
-        timesteps: int = 1,
-        carry_membrane: bool = True,
+        timesteps: int | None = None,
+        carry_membrane: bool | None = None,
         on_current: CurrentHook | None = None,
         on_spikes: SpikeHook | None = None,
     ) -> tuple[Tensor, State]:
@@ -110,8 +117,9 @@ class Network(nn.Module):
             x: [frames, batch, *input_shape]; uint8 for pixels, else float32.
             state: from `initial_state` or an earlier call, for the same batch size.
             episode_start: bool [frames, batch]; zeroes that row's state before that frame.
-            timesteps: spiking steps per frame; any T runs on the same parameters.
-            carry_membrane: False zeroes all membranes before every frame.
+            timesteps: spiking steps per frame; any T runs on the same parameters. By default the
+                network's own; an ANN ignores it.
+            carry_membrane: False zeroes all membranes before every frame. By default likewise.
             on_current: called as (layer, current, membrane, resets) before a layer spikes; may
                 change its threshold. current is [frames, 1 or timesteps, batch, ...].
             on_spikes: called as (layer, spikes [frames, timesteps, batch, ...]) after it.
@@ -121,8 +129,10 @@ class Network(nn.Module):
             output, and the state after the last frame.
 
         Raises:
-            ValueError: shapes that do not fit each other or the network.
+            ValueError: shapes that do not fit each other or the network, or neither the call nor
+                the network says how to run its spikes.
         """
+        timesteps, carry_membrane = self._how(timesteps, carry_membrane)
         frames, batch = self._check(x, state, episode_start, timesteps)
         resets = episode_start
         if not carry_membrane:
@@ -130,15 +140,18 @@ class Network(nn.Module):
         values, state = self._run(x, state, episode_start, resets, timesteps, on_current, on_spikes)
         return values[self.nodes[-1].name].mean(1), state
 
-    @torch.no_grad()
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of one sample at the output of every node, by node name."""
-        dtype = torch.uint8 if self.pixels else self.dtype
-        x = torch.zeros(1, 1, *self.input_shape, dtype=dtype, device=self.device)
-        was_training = self.training
-        values, _ = self.eval()._run(x, self.initial_state(1), None, None, 1, None, None)
-        self.train(was_training)
-        return {name: tuple(value.shape[3:]) for name, value in values.items()}
+    def _how(self, timesteps: int | None, carry_membrane: bool | None) -> tuple[int, bool]:
+        """T and carry of a call."""
+        if not self.spiking:
+            return 1, True
+        timesteps = self.timesteps if timesteps is None else timesteps
+        carry_membrane = self.carry_membrane if carry_membrane is None else carry_membrane
+        if timesteps is None or carry_membrane is None:
+            raise ValueError(
+                "this spiking network does not know how it is run: pass timesteps= and "
+                "carry_membrane=, or set them on the network"
+            )
+        return timesteps, carry_membrane
 
     def _run(
         self,
@@ -160,17 +173,15 @@ class Network(nn.Module):
         values: dict[str, Tensor] = {}
         for node in self.nodes:
             inputs = [values[name] for name in node.inputs]
-            if node.op == "input":
+            if isinstance(node.operation, operations.Input):
                 value = scale_pixels(x, self.offset).to(self.dtype).unsqueeze(1)
-            elif node.op == "lif":
+            elif isinstance(node.operation, operations.LIF):
                 value, membrane = self._spike(
                     node.name, inputs[0], next(remaining), resets, timesteps, on_current
                 )
                 new_state.append(membrane)
                 if on_spikes is not None:
                     on_spikes(node.name, value)
-            elif node is self.nodes[-1] and node.op == "linear":
-                value = self._read_out(node, inputs[0])
             else:
                 value = self._evaluate(node, inputs)
             values[node.name] = value
@@ -211,49 +222,20 @@ class Network(nn.Module):
 
     def _evaluate(self, node: Node, inputs: list[Tensor]) -> Tensor:
         """One layer without state on values [frames, 1 or timesteps, batch, ...]."""
-        if node.op == "add":
-            return inputs[0] + inputs[1]
-        if node.op == "relu":
-            return functional.relu(inputs[0])
-        if node.op == "scale":
-            scale: Any = self.layers[node.name]
-            return inputs[0] * cast(Tensor, scale.weight)
-        if node.op == "dropout":
-            # One mask per frame, held for all of its timesteps.
-            mask = torch.ones_like(inputs[0][:, :1])
-            if node.options.get("channels"):
-                mask = mask[..., :1, :1]
-            return inputs[0] * functional.dropout(mask, node.options["p"], self.training)
-        if node.op == "linear":
-            return self._linear(node, inputs[0])
-        lead = inputs[0].shape[:3]
-        result = self._stateless(node, inputs[0].flatten(0, 2))
-        return result.reshape(*lead, *result.shape[1:])
+        if isinstance(node.operation, operations.Linear):
+            if node is self.nodes[-1]:
+                return self._read_out(node, inputs[0])
+            if self.reads_observation(node):
+                return self._read_observation(node, inputs[0])
+        layer = dict(self.layers).get(node.name)
+        return execute.run(node.operation, layer, inputs, self.training)
 
-    def _linear(self, node: Node, x: Tensor) -> Tensor:
+    def _read_observation(self, node: Node, x: Tensor) -> Tensor:
+        """Linear layer on float observations, which lie on no grid. In float64 its few terms sum
+        to the same float32 in any order, so that engines and batch sizes agree."""
         layer: Any = self.layers[node.name]
-        if self.reads_observation(node):
-            # Float observations lie on no grid. In float64 the few terms of such a layer sum to
-            # the same float32 in any order, so that engines and batch sizes agree.
-            bias = None if layer.bias is None else layer.bias.double()
-            return functional.linear(x.double(), layer.weight.double(), bias).to(x.dtype)
-        result: Tensor = layer(x)
-        return result
-
-    def _stateless(self, node: Node, x: Tensor) -> Tensor:
-        """One layer on a plain batch [items, ...]."""
-        match node.op:
-            case "conv" | "batchnorm":
-                result: Tensor = self.layers[node.name](x)
-                return result
-            case "avgpool" | "sumpool":
-                # Sums are averages without the division by the window's area.
-                divisor = 1 if node.op == "sumpool" else None
-                return functional.avg_pool2d(x, **node.options, divisor_override=divisor)
-            case "flatten":
-                return x.flatten(1)
-            case _:
-                raise AssertionError(node.op)
+        bias = None if layer.bias is None else layer.bias.double()
+        return functional.linear(x.double(), layer.weight.double(), bias).to(x.dtype)
 
     def _check(
         self, x: Tensor, state: State, episode_start: Tensor | None, timesteps: int
@@ -301,13 +283,13 @@ class Network(nn.Module):
         return copy.deepcopy(self)
 
 
-def assemble(
-    nodes: list[Node], layers: Mapping[str, nn.Module], surrogate: Surrogate, training: bool
-) -> Network:
-    """Network of `nodes` with the parameters that `layers` holds for them."""
-    network = Network(nodes, surrogate)
+def assemble(nodes: list[Node], layers: Mapping[str, nn.Module], like: Network) -> Network:
+    """Network of `nodes` with the parameters that `layers` holds for them; surrogate, T, carry,
+    mode and device are those of `like`."""
+    network = Network(nodes, like.surrogate)
+    network.timesteps, network.carry_membrane = like.timesteps, like.carry_membrane
     for name, layer in network.layers.items():
         if name in layers:
             layer.load_state_dict(layers[name].state_dict())
     device = next((p.device for layer in layers.values() for p in layer.parameters()), None)
-    return network.to(device).train(training)
+    return network.to(device).train(like.training)

@@ -1,4 +1,4 @@
-"""The leaky integrate-and-fire neuron: one pure step, its surrogate gradient, its parameters.
+"""The leaky integrate-and-fire neuron: one pure step, and its parameters.
 
 Source: Chowdhury, Rathi and Roy, "Towards Ultra Low Latency Spiking Neural Networks for Vision
 and Sequential Tasks Using Temporal Pruning" (ECCV 2022), Eqs. 1-3, with the reset in the same
@@ -8,40 +8,14 @@ timestep as the spike (read literally, Eq. 2 cannot spike at T = 1).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-Granularity = Literal["layer", "channel", "neuron"]
+from snn_rl.core.operations import Granularity
 
 THRESHOLD_FLOOR = 1e-3
 """Smallest threshold: the surrogate's 1/v factor explodes below it."""
-
-
-@dataclass(frozen=True)
-class Surrogate:
-    """Pseudo-derivative of the spike with respect to z = u/v, used in place of a step's.
-
-    triangle: gamma * max(0, 1 - |z - 1|)                       (the paper; gamma = 0.3)
-    arctan:   gamma/2 / (1 + (pi/2 * gamma * (z - 1))^2)        (Fang et al. 2021; gamma = 2)
-    """
-
-    kind: Literal["triangle", "arctan"] = "triangle"
-    gamma: float = 0.3
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("triangle", "arctan"):
-            raise ValueError(f"surrogate kind is 'triangle' or 'arctan', not {self.kind!r}")
-        if not (math.isfinite(self.gamma) and self.gamma > 0):
-            raise ValueError(f"surrogate gamma must be positive, not {self.gamma}")
-
-    def __call__(self, z: Tensor) -> Tensor:
-        """Pseudo-derivative at z = u/v (any shape)."""
-        if self.kind == "triangle":
-            return self.gamma * (1 - (z - 1).abs()).clamp_min(0)
-        return 0.5 * self.gamma / (1 + (0.5 * math.pi * self.gamma * (z - 1)) ** 2)
 
 
 def lif_step(

@@ -1,7 +1,8 @@
 """The LIF neuron over frames and timesteps: `lif_step` scanned, with a hand-written backward.
 
-On the CPU in float32 the fused kernels run; everywhere else (CUDA, float64) plain torch
-operators. Both follow the numerical contract and are tested against the same reference.
+On the CPU in float32 the fused kernels run, backwards for the shipped surrogates; everywhere else
+(CUDA, float64, a surrogate of one's own) plain torch operators. Both follow the numerical contract
+and are tested against the same reference.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from snn_rl.core.neuron import Surrogate, lif_step
+from snn_rl.core.neuron import lif_step
+from snn_rl.core.surrogates import SHIPPED, Surrogate
 
 
 def lif_scan(
@@ -116,18 +118,18 @@ class _Scan(torch.autograd.Function):
         membrane, threshold, leak, start, pre_reset = ctx.saved_tensors
         frames, _, batch, neurons = pre_reset.shape
         shape = (frames, ctx.repeats, batch, neurons)
-        if _fused(pre_reset):
+        kind = ctx.surrogate.kind
+        if _fused(pre_reset) and kind in SHIPPED:
             from snn_rl.core import kernels
 
             grad = grad_final.clone(memory_format=torch.contiguous_format)
             grad_threshold = torch.zeros(neurons, dtype=torch.float64)
             grad_leak = torch.zeros(neurons, dtype=torch.float64)
             grad_current = pre_reset.new_empty(shape)
-            kind = kernels.TRIANGLE if ctx.surrogate.kind == "triangle" else kernels.ARCTAN
             backward: Any = kernels.lif_backward
             backward(
                 *_arrays(grad_spikes, grad, pre_reset, membrane, threshold, leak, start),
-                kind,
+                kernels.TRIANGLE if kind == "triangle" else kernels.ARCTAN,
                 pre_reset.numpy().dtype.type(ctx.surrogate.gamma),
                 *_arrays(grad_current, grad_threshold, grad_leak),
             )

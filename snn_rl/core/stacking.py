@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-PIXEL_UNIT = 2.0**-8
-"""Raw uint8 pixels count in units of 1/256: folded into a layer it is exact; 1/255 would round."""
+from snn_rl.core.operations import PIXEL_UNIT
 
 
 def scale_pixels(x: Tensor, offset: int) -> Tensor:

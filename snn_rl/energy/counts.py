@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from snn_rl.core.graph import WEIGHTED, Node, consumers
+from snn_rl.core.graph import Node, consumers
 from snn_rl.core.network import Network
+from snn_rl.core.operations import (
+    LIF,
+    Add,
+    AvgPool2d,
+    Conv2d,
+    Linear,
+    MaxPool2d,
+    ReLU,
+    Scale,
+    SumPool2d,
+)
 from snn_rl.errors import SnnRlError
 
 Events = dict[str, Tensor]
 """Fan-out of one spike at every position of the spiking layers that a layer reads."""
-
-PASSES = ("flatten", "dropout", "scale", "sumpool", "avgpool")
-"""Operations that hand spikes on; their factors can be folded into the weights that follow."""
 
 
 class LayerReads:
@@ -27,28 +34,23 @@ class LayerReads:
     def __init__(self, network: Network) -> None:
         self.network = network
         self.nodes = {node.name: node for node in network.nodes}
-        self.shapes = network.shapes()
+        self.shapes = network.shapes
         self._varying: set[str] = set()
         for node in network.nodes:
-            if node.op == "lif" or self._varying.intersection(node.inputs):
+            if isinstance(node.operation, LIF) or self._varying.intersection(node.inputs):
                 self._varying.add(node.name)
 
     def macs(self, node: Node) -> int:
         """Multiply-accumulates of a layer on a dense frame, padding included."""
-        if node.op not in WEIGHTED:
-            return 0
-        layer: Any = self.network.layers[node.name]
-        per_output = layer.weight[0].numel()
-        return int(math.prod(self.shapes[node.name]) * per_output)
+        return node.operation.macs(*(self.shapes[name] for name in node.inputs))
 
     def weights(self) -> int:
         """Weights of all linear and convolution layers."""
-        layers: Any = self.network.layers
-        return sum(layers[n.name].weight.numel() for n in self.network.nodes if n.op in WEIGHTED)
+        return sum(node.operation.weights() for node in self.network.nodes)
 
     def activations(self) -> int:
         """Values that the hidden layers pass on: spiking neurons, or ReLU outputs."""
-        nonlinear = [node for node in self.network.nodes if node.op in ("relu", "lif")]
+        nonlinear = [node for node in self.network.nodes if isinstance(node.operation, LIF | ReLU)]
         return sum(math.prod(self.shapes[node.name]) for node in nonlinear)
 
     def varies(self, node: Node) -> bool:
@@ -56,15 +58,17 @@ class LayerReads:
         return node.inputs[0] in self._varying
 
     def costs_operations(self, node: Node) -> bool:
-        """False for a scale that only leads to weighted layers, which can absorb its factor."""
-        return node.op in WEIGHTED or self._reaches_membrane(node)
+        """True for weighted layers, and for a scale that leads to membranes: others can be folded
+        into the weights behind them."""
+        adds = isinstance(node.operation, Scale) and self._reaches_membrane(node)
+        return node.operation.weighted or adds
 
     def _reaches_membrane(self, node: Node) -> bool:
         readers = consumers(self.network.nodes, node.name)
-        passing = [reader for reader in readers if reader.op in (*PASSES, "add")]
+        passing = [r for r in readers if r.operation.passes_spikes or isinstance(r.operation, Add)]
         return (
             not readers
-            or any(reader.op in ("lif", "relu") for reader in readers)
+            or any(isinstance(reader.operation, LIF | ReLU) for reader in readers)
             or any(self._reaches_membrane(reader) for reader in passing)
         )
 
@@ -83,9 +87,9 @@ class LayerReads:
         node = self.nodes[name]
         if name in given:
             return given[name]
-        if node.op in PASSES:
+        if node.operation.passes_spikes:
             return self._density(node.inputs[0], given)
-        if node.op == "add":
+        if isinstance(node.operation, Add):
             # At most: the branches' non-zero positions may coincide.
             return min(1.0, sum(self._density(source, given) for source in node.inputs))
         return 1.0
@@ -93,12 +97,12 @@ class LayerReads:
     def _trace(self, name: str, fan_out: Tensor) -> Events | None:
         """Carry the fan-out of the value `name` back to the spikes it consists of."""
         node = self.nodes[name]
-        if node.op == "lif":
+        if isinstance(node.operation, LIF):
             return {name: fan_out}
-        if node.op in PASSES:
+        if node.operation.passes_spikes:
             (source,) = node.inputs
             return self._trace(source, self._before(node, fan_out))
-        if node.op != "add":
+        if not isinstance(node.operation, Add):
             return None
         left, right = (self._trace(source, fan_out) for source in node.inputs)
         if left is None or right is None:
@@ -109,17 +113,15 @@ class LayerReads:
         }
 
     def _before(self, node: Node, fan_out: Tensor) -> Tensor:
-        """Fan-out of a spike before a passing node: the sum over where it gets to."""
-        shape = self.shapes[node.inputs[0]]
-        if node.op == "flatten":
+        """Fan-out of a spike before a passing node: the sum over where it gets to. Max-pooling
+        passes one spike on for all of a window, so there it is the most that one can cause."""
+        shape, operation = self.shapes[node.inputs[0]], node.operation
+        if not isinstance(operation, SumPool2d | AvgPool2d | MaxPool2d):
             return fan_out.reshape(shape)
-        if node.op not in ("sumpool", "avgpool"):
-            return fan_out
-        options = node.options
         with torch.enable_grad():
             spikes = torch.zeros(1, *shape, dtype=torch.float64, requires_grad=True)
             pooled = functional.avg_pool2d(
-                spikes, options["kernel_size"], options.get("stride"), divisor_override=1
+                spikes, operation.kernel_size, operation.stride, divisor_override=1
             )
             (gradient,) = torch.autograd.grad(pooled, spikes, fan_out[None])
         return gradient[0]
@@ -127,10 +129,10 @@ class LayerReads:
     def _fan_out(self, node: Node) -> Tensor:
         """Outputs that one spike at each position of the layer's input adds to."""
         shape = self.shapes[node.inputs[0]]
-        layer: Any = self.network.layers[node.name]
-        if node.op == "linear":
+        layer = node.operation
+        if isinstance(layer, Linear):
             return torch.full(shape, float(layer.out_features), dtype=torch.float64)
-        if node.op == "scale":
+        if not isinstance(layer, Conv2d):  # a scale
             return torch.ones(shape, dtype=torch.float64)
         with torch.enable_grad():
             plane = torch.zeros(1, 1, *shape[1:], dtype=torch.float64, requires_grad=True)
@@ -179,5 +181,5 @@ def activation_densities(ann: Network, x: Tensor) -> dict[str, float]:
     return {
         node.name: int(values[node.name].count_nonzero()) / values[node.name].numel()
         for node in ann.nodes
-        if node.op == "relu"
+        if isinstance(node.operation, ReLU)
     }

@@ -271,7 +271,7 @@ def energy_report(
         raise SnnRlError("densities are shares: each must lie between 0 and 1")
     layers = []
     for node in network.nodes:
-        if node.op not in ("linear", "conv", "scale") or not reads.costs_operations(node):
+        if not reads.costs_operations(node):
             continue
         macs = reads.macs(node)
         events = reads.events(node)

@@ -85,7 +85,7 @@ def imported_agent(
     Raises:
         SnnRlError: the network's output is not one Q-value per action of the environment.
     """
-    outputs = network.shapes()[network.nodes[-1].name]
+    outputs = network.shapes[network.nodes[-1].name]
     if outputs != (spec.num_actions,):
         raise SnnRlError(
             f"the network gives {'x'.join(map(str, outputs))} values; {spec.env_id} has "

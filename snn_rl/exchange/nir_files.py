@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import singledispatch
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snn_rl.agents.agent import Agent
+from snn_rl.core import operations
 from snn_rl.core.graph import Node
 from snn_rl.core.network import Network
-from snn_rl.core.stacking import PIXEL_UNIT
+from snn_rl.core.operations import PIXEL_UNIT, Operation, Shape
 from snn_rl.errors import SnnRlError
 from snn_rl.exchange.extras import extra
 
@@ -28,6 +30,8 @@ DT = 2.0**-10
 CLIP = 2.0**-20
 """Leaks of exactly 0 and 1, whose time constants are zero and infinite, move by this much."""
 INPUT, OUTPUT = "input", "output"
+SUMMED = (operations.Add, operations.Dropout)
+"""No nodes in NIR: several edges into one node are summed there."""
 SOFT_RESET = "neurons reset by subtraction (v - v_threshold), not to v_reset: switch it on"
 
 
@@ -71,7 +75,7 @@ class _Writer:
     def __init__(self, nir: Any, network: Network, scale: tuple[float, ...]) -> None:
         self.nir, self.network = nir, network
         self.scale = np.tile(np.asarray(scale, np.float64), network.stack) if scale else None
-        self.shapes = network.shapes()
+        self.shapes = network.shapes
         self.nodes: dict[str, Any] = {}
         self.edges: list[tuple[str, str]] = []
         self.sources: dict[str, list[str]] = {}  # node of the layer graph -> nodes of NIR, summed
@@ -91,7 +95,7 @@ class _Writer:
 
     def _read(self, node: Node) -> None:
         sources = [source for name in node.inputs for source in self.sources[name]]
-        if node.op in ("add", "dropout"):  # several edges into one node are summed
+        if isinstance(node.operation, SUMMED):
             self.sources[node.name] = sources
             return
         name = f"{node.name}_" if node.name in (INPUT, OUTPUT) else node.name
@@ -100,27 +104,14 @@ class _Writer:
         self.sources[node.name] = [name]
 
     def _made(self, node: Node) -> Any:
-        layer: Any = dict(self.network.layers.items()).get(node.name)
+        layer: Any = dict(self.network.layers).get(node.name)
+        if node.operation.weighted:
+            layer = self._weights(node, layer)
         before = self.shapes[node.inputs[0]]
-        match node.op:
-            case "linear":
-                return self.nir.Affine(*self._weights(node, layer))
-            case "conv":
-                weight, bias = self._weights(node, layer)
-                options = (layer.stride, layer.padding, layer.dilation, layer.groups)
-                return self.nir.Conv2d(before[1:], weight, *options, bias)
-            case "lif":
-                return _neurons(self.nir, layer)
-            case "sumpool":
-                sizes = (np.array(_pair(node.options[n])) for n in ("kernel_size", "stride"))
-                return self.nir.SumPool2d(*sizes, np.array([0, 0]))
-            case "flatten":
-                return self.nir.Flatten({"input": np.array(before)}, start_dim=0)
-            case "scale":
-                factor = float(layer.weight.detach())
-                return self.nir.Scale(np.full(before, factor, np.float32))
-            case _:
-                raise SnnRlError(f"'{node.name}' ({node.op}) has no counterpart in NIR")
+        try:
+            return counterpart(node.operation, self.nir, layer, before)
+        except SnnRlError as error:
+            raise SnnRlError(f"'{node.name}': {error}") from None
 
     def _weights(self, node: Node, layer: Any) -> tuple[NDArray[Any], NDArray[Any]]:
         """Weight and bias; what counts pixels or scales features goes into the first layer."""
@@ -128,7 +119,7 @@ class _Writer:
         bias = np.zeros(len(weight)) if layer.bias is None else layer.bias.detach().double().numpy()
         network = self.network
         if node.inputs[0] == network.nodes[0].name and network.pixels:
-            if network.offset and node.op == "conv" and layer.padding != (0, 0):
+            if network.offset and getattr(node.operation, "padding", (0, 0)) != (0, 0):
                 raise SnnRlError(
                     f"'{node.name}' pads pixels that count from grey level {network.offset}, which "
                     "NIR cannot say"
@@ -140,8 +131,62 @@ class _Writer:
         return weight.astype(np.float32), bias.astype(np.float32)
 
 
-def _neurons(nir: Any, layer: Any) -> Any:
-    """CubaLIF with a full array for every parameter."""
+@singledispatch
+def counterpart(operation: Operation, nir: Any, layer: Any, before: Shape) -> Any:
+    """The NIR node of an operation.
+
+    Args:
+        layer: the module that holds its parameters; weight and bias where it is weighted.
+        before: shape of one sample that it reads.
+
+    Raises:
+        SnnRlError: NIR has none.
+    """
+    raise SnnRlError(f"{type(operation).__name__} has no counterpart in NIR")
+
+
+@counterpart.register(operations.Linear)
+def _(_: Operation, nir: Any, layer: Any, before: Shape) -> Any:
+    return nir.Affine(*layer)
+
+
+@counterpart.register
+def _(operation: operations.Conv2d, nir: Any, layer: Any, before: Shape) -> Any:
+    weight, bias = layer
+    sizes = (operation.stride, operation.padding, operation.dilation, operation.groups)
+    return nir.Conv2d(before[1:], weight, *sizes, bias)
+
+
+@counterpart.register
+def _(operation: operations.AvgPool2d, nir: Any, layer: Any, before: Shape) -> Any:
+    # Few readers know NIR's AvgPool2d; all know convolutions.
+    channels, *plane = before
+    shape = (channels, 1, *operation.kernel_size)
+    weight = np.full(shape, 1 / operation.area, np.float32)
+    stride = operation.stride or operation.kernel_size
+    bias = np.zeros(channels, np.float32)
+    return nir.Conv2d(tuple(plane), weight, stride, (0, 0), (1, 1), channels, bias)
+
+
+@counterpart.register
+def _(operation: operations.SumPool2d, nir: Any, layer: Any, before: Shape) -> Any:
+    stride = operation.stride or operation.kernel_size
+    return nir.SumPool2d(np.array(operation.kernel_size), np.array(stride), np.array([0, 0]))
+
+
+@counterpart.register(operations.Flatten)
+def _(_: Operation, nir: Any, layer: Any, before: Shape) -> Any:
+    return nir.Flatten({"input": np.array(before)}, start_dim=0)
+
+
+@counterpart.register(operations.Scale)
+def _(_: Operation, nir: Any, layer: Any, before: Shape) -> Any:
+    return nir.Scale(np.full(before, float(layer.weight.detach()), np.float32))
+
+
+@counterpart.register(operations.LIF)
+def _(_: Operation, nir: Any, layer: Any, before: Shape) -> Any:
+    # CubaLIF with a full array for every parameter.
     leak, threshold = (
         np.broadcast_to(p.detach().double().numpy(), layer.shape)
         for p in (layer.leak, layer.threshold)
@@ -176,7 +221,3 @@ def _metadata(agent: Agent, remarks: tuple[str, ...]) -> dict[str, Any]:
         "output": "Q-values are the mean of the output over the timesteps of a frame",
         "remarks": json.dumps(remarks),
     }
-
-
-def _pair(value: Any) -> list[int]:
-    return list(value) if isinstance(value, list | tuple) else [value, value]

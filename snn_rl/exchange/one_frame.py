@@ -7,16 +7,18 @@ unrolled, the first layer once per frame. It gives the bits of `snn_rl.core.netw
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from functools import singledispatch
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from snn_rl.agents.agent import Agent
+from snn_rl.core import operations
 from snn_rl.core.graph import Node
 from snn_rl.core.network import Network
-from snn_rl.core.stacking import PIXEL_UNIT
+from snn_rl.core.operations import PIXEL_UNIT, Operation
 
 HISTORY, MEMBRANE, NEXT = "history", "membrane_", "_next"
 
@@ -84,9 +86,9 @@ class OneFrame(nn.Module):
         membranes = iter(state[network.stack > 1 :])
         values: dict[str, Values] = {}
         for node in network.nodes:
-            if node.op == "input":
+            if isinstance(node.operation, operations.Input):
                 values[node.name] = [frame]
-            elif node.op == "lif":
+            elif isinstance(node.operation, operations.LIF):
                 current = values[node.inputs[0]]
                 before = next(membranes) if self.carry else torch.zeros_like(current[0])
                 values[node.name], after = self._spike(node.name, current, before)
@@ -108,59 +110,104 @@ class OneFrame(nn.Module):
         return spikes, membrane
 
     def _layer(self, node: Node, inputs: list[Values]) -> Values:
-        if node.op == "linear" and node is self.network.nodes[-1] and len(inputs[0]) > 1:
-            return [self._read_out(node, inputs[0])]
+        layer = dict(self.network.layers).get(node.name)
+        if isinstance(node.operation, operations.Linear):
+            if node is self.network.nodes[-1]:
+                return [_read_out(layer, inputs[0])]
+            if self.network.reads_observation(node):
+                return [_read_observation(layer, x) for x in inputs[0]]
         steps = max(map(len, inputs))
         wide = [values * steps if len(values) == 1 else values for values in inputs]
-        return [self._evaluate(node, at) for at in zip(*wide, strict=True)]
-
-    def _read_out(self, node: Node, spikes: Values) -> Tensor:
-        layer: Any = self.network.layers[node.name]
-        total = spikes[0]
-        for spike in spikes[1:]:
-            total = total + spike
-        bias = 0 if layer.bias is None else len(spikes) * layer.bias
-        result: Tensor = (functional.linear(total, layer.weight) + bias) / len(spikes)
-        return result
+        return [evaluate(node.operation, layer, at) for at in zip(*wide, strict=True)]
 
     def _mean(self, values: Values) -> Values:
         """Over the timesteps, for networks that do not end in a linear layer."""
         return values if len(values) == 1 else [torch.stack(values).mean(0)]
 
-    def _evaluate(self, node: Node, inputs: tuple[Tensor, ...]) -> Tensor:
-        """One layer without state at one timestep."""
-        x, layer = inputs[0], cast(Any, self.network.layers)
-        match node.op:
-            case "add":
-                return x + inputs[1]
-            case "relu":
-                return functional.relu(x)
-            case "scale":
-                return cast(Tensor, x * layer[node.name].weight)
-            case "dropout":
-                return x
-            case "flatten":
-                return x.flatten(1)
-            case "sumpool":
-                return _sum_pool(x, node.options)
-            case "avgpool":
-                return functional.avg_pool2d(x, **node.options)
-            case "linear" if self.network.reads_observation(node):
-                # As the engine does: real-valued observations lie on no grid.
-                weight, bias = layer[node.name].weight, layer[node.name].bias
-                bias = None if bias is None else bias.double()
-                return functional.linear(x.double(), weight.double(), bias).to(x.dtype)
-            case _:
-                return cast(Tensor, layer[node.name](x))
+
+def _read_out(layer: Any, spikes: Values) -> Tensor:
+    """The last layer on the summed spikes."""
+    if len(spikes) == 1:
+        result: Tensor = layer(spikes[0])
+        return result
+    total = spikes[0]
+    for spike in spikes[1:]:
+        total = total + spike
+    bias = 0 if layer.bias is None else len(spikes) * layer.bias
+    return (functional.linear(total, layer.weight) + bias) / len(spikes)
 
 
-def _sum_pool(x: Tensor, options: dict[str, Any]) -> Tensor:
-    """Sums of windows as a convolution with ones: exact, and every runtime has it."""
-    kernel = options["kernel_size"]
-    height, width = kernel if isinstance(kernel, list) else (kernel, kernel)
-    channels = x.shape[1]
-    ones = torch.ones(channels, 1, height, width)
-    return functional.conv2d(x, ones, stride=options["stride"], groups=channels)
+def _read_observation(layer: Any, x: Tensor) -> Tensor:
+    """In float64, as the engine does: real-valued observations lie on no grid."""
+    bias = None if layer.bias is None else layer.bias.double()
+    return functional.linear(x.double(), layer.weight.double(), bias).to(x.dtype)
+
+
+@singledispatch
+def evaluate(operation: Operation, layer: Any, inputs: Sequence[Tensor]) -> Tensor:
+    """One layer without state at one timestep, in operators that every runtime has.
+
+    Args:
+        layer: the module that holds its parameters.
+        inputs: values [batch, ...].
+
+    Raises:
+        TypeError: the operation needs more than that: `OneFrame` itself runs it.
+    """
+    raise TypeError(f"{operation.kind} is not run by itself")
+
+
+@evaluate.register(operations.Linear)
+@evaluate.register(operations.Conv2d)
+@evaluate.register(operations.BatchNorm)
+def _(_: Operation, layer: Any, inputs: Sequence[Tensor]) -> Tensor:
+    result: Tensor = layer(inputs[0])
+    return result
+
+
+@evaluate.register(operations.ReLU)
+def _(_: Operation, layer: Any, inputs: Sequence[Tensor]) -> Tensor:
+    return functional.relu(inputs[0])
+
+
+@evaluate.register
+def _(operation: operations.AvgPool2d, layer: Any, inputs: Sequence[Tensor]) -> Tensor:
+    return functional.avg_pool2d(inputs[0], operation.kernel_size, operation.stride)
+
+
+@evaluate.register
+def _(operation: operations.SumPool2d, layer: Any, inputs: Sequence[Tensor]) -> Tensor:
+    # A convolution with ones: exact, and every runtime has it.
+    channels = inputs[0].shape[1]
+    ones = torch.ones(channels, 1, *operation.kernel_size)
+    stride = operation.stride or operation.kernel_size
+    return functional.conv2d(inputs[0], ones, stride=stride, groups=channels)
+
+
+@evaluate.register
+def _(operation: operations.MaxPool2d, layer: Any, inputs: Sequence[Tensor]) -> Tensor:
+    return functional.max_pool2d(inputs[0], operation.kernel_size, operation.stride)
+
+
+@evaluate.register(operations.Flatten)
+def _(_: Operation, layer: Any, inputs: Sequence[Tensor]) -> Tensor:
+    return inputs[0].flatten(1)
+
+
+@evaluate.register(operations.Dropout)
+def _(_: Operation, layer: Any, inputs: Sequence[Tensor]) -> Tensor:
+    return inputs[0]
+
+
+@evaluate.register(operations.Add)
+def _(_: Operation, layer: Any, inputs: Sequence[Tensor]) -> Tensor:
+    return inputs[0] + inputs[1]
+
+
+@evaluate.register(operations.Scale)
+def _(_: Operation, layer: Any, inputs: Sequence[Tensor]) -> Tensor:
+    result: Tensor = inputs[0] * layer.weight
+    return result
 
 
 def one_frame(agent: Agent) -> OneFrame:

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from snn_rl.conversion.temporal_pruning import schedule
 from snn_rl.support.settings import Section
 
-Model = Literal["small", "vgg6", "vgg16", "resnet20"]
+Model = Literal["small", "fast", "vgg6", "vgg16", "resnet20"]
 Dataset = Literal["cifar10", "cifar100", "tiny-imagenet", "imagenet", "folder"]
 
 
@@ -24,8 +24,8 @@ class NeuronConfig(Section):
     """of the positive membranes on training images: the starting threshold"""
     surrogate: Literal["triangle", "arctan"] = "triangle"
     """triangle is the paper's"""
-    gamma: float = Field(default=0.3, gt=0)
-    """height of the triangle, or steepness of the arctan"""
+    gamma: float | None = Field(default=None, gt=0)
+    """height of the triangle (unset: 0.3), or steepness of the arctan (unset: 2)"""
     calibration: int = Field(default=256, gt=0)
     """training images that thresholds are balanced on"""
 
@@ -34,9 +34,11 @@ class AugmentConfig(Section):
     """Random changes of the training images, drawn on the training device."""
 
     crop: int = Field(default=4, ge=0)
-    """pixels of black border from which a crop of the image's size is cut"""
-    flip: bool = True
-    """mirror half of the images"""
+    """pixels of border from which a crop of the image's size is cut"""
+    border: Literal["black", "reflect"] = "black"
+    """what that border shows: nothing, or the image reflected"""
+    flip: Literal["none", "random", "alternating"] = "random"
+    """mirror no image, a random half, or one half in this epoch and the other in the next"""
     cutout: int = Field(default=0, ge=0)
     """side of a black square put anywhere on the image"""
     resized_crop: list[float] = Field(default=[0.08, 1.0], min_length=2, max_length=2)
@@ -51,13 +53,21 @@ class StageConfig(Section):
     """epochs of single spiking stages by T, where they differ, e.g. {1: 20}"""
     batch: int = Field(default=64, gt=0)
     """images per update, over all processes together"""
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    """sgd with Nesterov's momentum 0.9, or Adam with amsgrad"""
+    optimizer: Literal["sgd", "adam", "muon"] = "sgd"
+    """sgd with Nesterov's momentum 0.9, Adam with amsgrad, or Muon for convolutions and Adam for
+    the rest"""
     learning_rate: float = Field(default=0.01, gt=0)
+    linear_learning_rate: float | None = Field(default=None, gt=0)
+    """of linear layers' weights, where it differs"""
+    bias_learning_rate: float | None = Field(default=None, gt=0)
+    """of biases and batch-norm, where it differs"""
     neuron_learning_rate: float | None = Field(default=None, gt=0)
     """of thresholds and leaks, where it differs"""
     weight_decay: float = Field(default=5e-4, ge=0)
     """of weights alone: never of biases, batch-norm, thresholds or leaks"""
+    average: float = Field(default=0.0, ge=0, lt=1)
+    """what a running average of the weights keeps at every update; it is the average that is
+    validated and saved; 0: the weights themselves"""
     schedule: Literal["steps", "onecycle"] = "steps"
     """steps divides the rate by 5 at each milestone; onecycle rises over `warmup` and falls to 0"""
     milestones: list[float] = Field(default=[0.45, 0.7, 0.9])
@@ -81,7 +91,7 @@ class SpikingConfig(StageConfig):
     """One spiking stage. The defaults are the authors' on CIFAR (they do not state the epochs)."""
 
     epochs: int = Field(default=100, ge=0)
-    optimizer: Literal["sgd", "adam"] = "adam"
+    optimizer: Literal["sgd", "adam", "muon"] = "adam"
     learning_rate: float = Field(default=1e-4, gt=0)
     milestones: list[float] = Field(default=[0.6, 0.8, 0.9])
     dropout: float = Field(default=0.2, ge=0, lt=1)
@@ -98,7 +108,7 @@ class PruneConfig(StageConfig):
     rounds: int = Field(default=1, ge=1)
     """density falls geometrically over so many removals, each followed by `epochs`"""
     epochs: int = Field(default=30, ge=0)
-    optimizer: Literal["sgd", "adam"] = "adam"
+    optimizer: Literal["sgd", "adam", "muon"] = "adam"
     learning_rate: float = Field(default=1e-4, gt=0)
     milestones: list[float] = Field(default=[0.6, 0.8, 0.9])
     dropout: float = Field(default=0.2, ge=0, lt=1)

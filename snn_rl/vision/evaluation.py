@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -58,12 +59,14 @@ def evaluate(
     hardware: Hardware,
     *,
     limit: int | None = None,
+    mixed: bool = False,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
-    """Scores of `network` on `source` in float32; several processes share the images.
+    """Scores of `network` on `source`; several processes share the images.
 
     Args:
         limit: look at so many images only, from the front.
+        mixed: in the hardware's precision, as in training, instead of float32.
         stopped: asked between batches; True ends early with what was seen.
     """
     network.eval()
@@ -78,14 +81,15 @@ def evaluate(
     sums = torch.zeros(3, dtype=torch.float64)  # images, correct, loss
     for images, labels in source.batches(chunks):
         images, labels = images.to(hardware.device), labels.to(hardware.device)
-        output, _ = network(
-            images[None],
-            network.initial_state(len(images)),
-            timesteps=timesteps,
-            carry_membrane=False,
-            on_spikes=count,
-        )
-        logits = output[0]
+        with hardware.autocast() if mixed else nullcontext():
+            output, _ = network(
+                images[None],
+                network.initial_state(len(images)),
+                timesteps=timesteps,
+                carry_membrane=False,
+                on_spikes=count,
+            )
+        logits = output[0].float()
         correct = int((logits.argmax(1) == labels).sum())
         loss = float(functional.cross_entropy(logits, labels, reduction="sum"))
         sums += torch.tensor([len(labels), correct, loss], dtype=torch.float64)

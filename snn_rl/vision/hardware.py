@@ -113,6 +113,7 @@ def open_hardware(name: str, precision: str, *, channels_last: bool) -> Iterator
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield hardware
+        hardware.wait()  # a process that leaves while others still talk ends them
     finally:
         distributed.destroy_process_group()
 

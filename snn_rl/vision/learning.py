@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,9 @@ from torch.optim import SGD, Adam, Optimizer
 
 from snn_rl.core.network import Network
 from snn_rl.core.neuron import LIF
+from snn_rl.core.operations import Dropout
 from snn_rl.vision.config import StageConfig
+from snn_rl.vision.muon import Muon
 
 STEP_DIVISOR = 5.0
 
@@ -53,28 +56,40 @@ def make_optimizer(network: Network, config: StageConfig) -> Optimizer:
 
     Weights decay; biases, batch-norm, thresholds and leaks do not.
     """
-    neurons: list[nn.Parameter] = []
-    weights: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
+    kinds: dict[str, list[nn.Parameter]] = {"conv": [], "linear": [], "bias": [], "neuron": []}
     for layer in network.layers.values():
         for parameter in layer.parameters():
-            is_weight = isinstance(layer, nn.Conv2d | nn.Linear) and parameter.dim() > 1
-            kind = neurons if isinstance(layer, LIF) else weights if is_weight else others
-            kind.append(parameter)
-    rate = config.learning_rate
-    groups = [
-        {"params": weights, "weight_decay": config.weight_decay, "base_rate": rate},
-        {"params": others, "weight_decay": 0.0, "base_rate": rate},
+            kinds[_kind(layer, parameter)].append(parameter)
+    rates = {
+        "conv": config.learning_rate,
+        "linear": config.linear_learning_rate or config.learning_rate,
+        "bias": config.bias_learning_rate or config.learning_rate,
+        "neuron": config.neuron_learning_rate or config.learning_rate,
+    }
+    groups: list[dict[str, Any]] = [
         {
-            "params": neurons,
-            "weight_decay": 0.0,
-            "base_rate": config.neuron_learning_rate or rate,
-        },
+            "params": parameters,
+            "weight_decay": config.weight_decay if kind in ("conv", "linear") else 0.0,
+            "base_rate": rates[kind],
+        }
+        | ({"orthogonal": kind == "conv"} if config.optimizer == "muon" else {})
+        for kind, parameters in kinds.items()
+        if parameters
     ]
-    groups = [group for group in groups if group["params"]]
+    rate = config.learning_rate
+    if config.optimizer == "muon":
+        return Muon(groups, rate)
     if config.optimizer == "adam":
         return Adam(groups, lr=rate, amsgrad=True, fused=True)
     return SGD(groups, lr=rate, momentum=0.9, nesterov=True, fused=True)
+
+
+def _kind(layer: nn.Module, parameter: nn.Parameter) -> str:
+    if isinstance(layer, LIF):
+        return "neuron"
+    if isinstance(layer, nn.Conv2d | nn.Linear) and parameter.dim() > 1:
+        return "conv" if isinstance(layer, nn.Conv2d) else "linear"
+    return "bias"
 
 
 def set_rate(optimizer: Optimizer, factor: float) -> None:
@@ -86,7 +101,9 @@ def set_rate(optimizer: Optimizer, factor: float) -> None:
 def set_dropout(network: Network, probability: float) -> None:
     """Probability of every dropout in `network`, in place."""
     network.nodes = [
-        replace(node, options={"p": probability}) if node.op == "dropout" else node
+        replace(node, operation=Dropout(probability))
+        if isinstance(node.operation, Dropout)
+        else node
         for node in network.nodes
     ]
 

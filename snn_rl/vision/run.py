@@ -19,7 +19,7 @@ from snn_rl.conversion.temporal_pruning import even_split, temporal_pruning
 from snn_rl.conversion.tracing import trace
 from snn_rl.conversion.weight_pruning import Masks, apply_masks, magnitude_masks
 from snn_rl.core.network import Network
-from snn_rl.core.neuron import Surrogate
+from snn_rl.core.surrogates import Surrogate
 from snn_rl.errors import SnnRlError
 from snn_rl.runs import checkpoint
 from snn_rl.runs.owner import Owner, own

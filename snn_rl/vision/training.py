@@ -19,9 +19,11 @@ from snn_rl.conversion.batch_norm import fold_batch_norm
 from snn_rl.conversion.weight_pruning import Masks, apply_masks
 from snn_rl.core.grid import snap
 from snn_rl.core.network import Network
+from snn_rl.core.operations import BatchNorm
 from snn_rl.errors import SnnRlError
 from snn_rl.runs.resume import Saver, load_optimizer_state, optimizer_state
-from snn_rl.vision.augment import augment
+from snn_rl.vision.augment import alternating, augment
+from snn_rl.vision.averaging import WeightAverage
 from snn_rl.vision.config import AugmentConfig, StageConfig
 from snn_rl.vision.data import Data, chunked
 from snn_rl.vision.evaluation import classify, evaluate
@@ -86,6 +88,7 @@ class StageTrainer:
         self.network = hardware.place(network)
         set_dropout(network, stage.config.dropout)
         self.optimizer = make_optimizer(network, stage.config)
+        self.average = WeightAverage(self.network, stage.config.average)
         self.scaler = loss_scaler(hardware.precision, hardware.device)
         self.parallel = hardware.parallel(network)
         self.teacher = None
@@ -121,8 +124,8 @@ class StageTrainer:
         """Train until the epochs are used up; True if the monitor asked to stop before."""
         began, before = time.monotonic(), self.seconds
         while self.epoch < self.stage.epochs:
-            for images, labels in self._batches():
-                self._update(images, labels)
+            for images, labels, indices in self._batches():
+                self._update(self._augmented(images, indices), labels)
                 self.seconds = before + time.monotonic() - began
                 self.monitor.progress(self._progress())
                 if self.hardware.any(self.monitor.should_stop()):
@@ -134,29 +137,40 @@ class StageTrainer:
                 self._finish_epoch()
         return False
 
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """This process's batches of the current epoch that are still to come, on the device."""
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """This process's images, labels and their places, of the epoch's batches still to come."""
         seed = derived_seed(self.stage.seed, self.epoch)
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(self.data.train.labels), generator=generator)
         chunks = chunked(order, self.batch)[self.done : self.per_epoch]
         shares = [self.hardware.share(chunk) for chunk in chunks]
         device = self.hardware.device
-        for images, labels in self.data.train.batches(shares, seed):
-            yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        for share, (images, labels) in zip(
+            shares, self.data.train.batches(shares, seed), strict=True
+        ):
+            images = images.to(device, non_blocking=True)
+            yield images, labels.to(device, non_blocking=True), share
+
+    def _augmented(self, images: Tensor, indices: Tensor) -> Tensor:
+        changes, flip = self.augmentation, self.augmentation.flip
+        total = len(self.data.train.labels)
+        return augment(
+            images,
+            torch.Generator().manual_seed(self._update_seed()),
+            crop=changes.crop,
+            border=changes.border,
+            flip=alternating(indices, self.stage.seed, self.epoch, total)
+            if flip == "alternating"
+            else flip == "random",
+            cutout=changes.cutout,
+        )
+
+    def _update_seed(self) -> int:
+        return derived_seed(self.stage.seed, self.epoch, self.done, self.hardware.rank)
 
     def _update(self, images: Tensor, labels: Tensor) -> None:
         config, index = self.stage.config, self.epoch * self.per_epoch + self.done
-        seed = derived_seed(self.stage.seed, self.epoch, self.done, self.hardware.rank)
-        torch.manual_seed(seed)  # dropout
-        changes = self.augmentation
-        images = augment(
-            images,
-            torch.Generator().manual_seed(seed),
-            crop=changes.crop,
-            flip=changes.flip,
-            cutout=changes.cutout,
-        )
+        torch.manual_seed(self._update_seed())  # dropout
         set_rate(self.optimizer, rate_factor(config, index / (self.stage.epochs * self.per_epoch)))
         self.network.train()
         with self.hardware.autocast():
@@ -172,6 +186,7 @@ class StageTrainer:
         self.scaler.update()
         self.network.constrain()
         apply_masks(self.network, self.stage.masks)
+        self.average.update(self.network)
         value, count = float(loss.detach()), len(labels)
         if not np.isfinite(value):
             raise FloatingPointError(
@@ -196,17 +211,20 @@ class StageTrainer:
             return classify(self.teacher, images, self.stage.teacher_timesteps).float()
 
     def _finish_epoch(self) -> None:
-        """Validate the network as it would be saved; keep the best weights."""
+        """Validate the network as it would be saved, in training's precision; keep the best."""
         progress = self._progress()
         self.hardware.share_buffers(self.network)
-        network = deployed(self.network, self.stage.timesteps)
-        found = evaluate(network, self.data.validation, self.stage.timesteps, self.hardware)
+        averaged = self.average.applied(self.network)
+        steps = self.stage.timesteps
+        found = evaluate(
+            deployed(averaged, steps), self.data.validation, steps, self.hardware, mixed=True
+        )
         self.epoch, self.done = self.epoch + 1, 0
         self.sums.zero_()
         self.last_accuracy = found.accuracy
         if found.accuracy >= self.best_accuracy:
             self.best_accuracy = found.accuracy
-            self.best = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
+            self.best = {k: v.detach().clone() for k, v in averaged.state_dict().items()}
         self.monitor.validated(progress, found)
 
     def _progress(self) -> Progress:
@@ -226,13 +244,13 @@ class StageTrainer:
         )
 
     def _result(self, interrupted: bool) -> Result:
-        network = self.network
+        network = self.average.applied(self.network)
         if self.best is not None:
-            network = network.clone()
             network.load_state_dict(self.best)
         network = deployed(network, self.stage.timesteps)
         accuracy = self.best_accuracy
-        if self.best is None:  # no epoch was finished
+        # What is saved runs in float32, and is scored once more where training did not.
+        if self.best is None or self.hardware.precision != torch.float32:
             accuracy = evaluate(
                 network, self.data.validation, self.stage.timesteps, self.hardware
             ).accuracy
@@ -265,6 +283,7 @@ class StageTrainer:
             "sums": self.sums,
             "network": self.network.state_dict(),
             "best": self.best or {},
+            "average": self.average.state_dict(),
             "optimizer": optimizer_state(self.optimizer),
             "scaler": self.scaler.state_dict(),
         }
@@ -276,6 +295,7 @@ class StageTrainer:
         self.best_accuracy = state["best_accuracy"]
         self.last_accuracy = state["last_accuracy"]
         self.network.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
         device = self.hardware.device
         self.best = {name: value.to(device) for name, value in state["best"].items()} or None
         load_optimizer_state(self.optimizer, state["optimizer"])
@@ -289,7 +309,7 @@ def deployed(network: Network, timesteps: int) -> Network:
     A spiking network's batch-norm (binary networks trained as such) is folded; an ANN keeps its.
     """
     copy = network.clone().eval()
-    if copy.spiking and any(node.op == "batchnorm" for node in copy.nodes):
+    if copy.spiking and any(isinstance(node.operation, BatchNorm) for node in copy.nodes):
         copy = fold_batch_norm(copy)
     set_dropout(copy, 0.0)
     snap(copy, timesteps)
