@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from snn_rl.agents.agent import Agent, load_agent, zoo
     from snn_rl.agents.api import train
+    from snn_rl.agents.sweep.api import sweep
     from snn_rl.conversion.convert import Calibration, NeuronOptions, convert
     from snn_rl.conversion.temporal_pruning import temporal_pruning
     from snn_rl.conversion.tracing import trace
@@ -40,6 +41,7 @@ __all__ = [
     "lif_scan",
     "lif_step",
     "load_agent",
+    "sweep",
     "temporal_pruning",
     "trace",
     "train",
@@ -51,6 +53,7 @@ _HOME = {
     "load_agent": "snn_rl.agents.agent",
     "zoo": "snn_rl.agents.agent",
     "train": "snn_rl.agents.api",
+    "sweep": "snn_rl.agents.sweep.api",
     "Calibration": "snn_rl.conversion.convert",
     "NeuronOptions": "snn_rl.conversion.convert",
     "convert": "snn_rl.conversion.convert",
