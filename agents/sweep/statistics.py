@@ -102,9 +102,7 @@ def _interquartile_means(samples: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(flat[:, cut : flat.shape[1] - cut].mean(axis=1), np.float64)
 
 
-def _improvements(
-    samples: NDArray[np.float64], others: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _improvements(samples: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
     """[draws] of samples [draws, runs, tasks] and others [draws, other runs, tasks]."""
     mine, theirs = samples[:, :, None], others[:, None]
     wins = (mine > theirs).mean(axis=(1, 2)) + 0.5 * (mine == theirs).mean(axis=(1, 2))
