@@ -200,9 +200,7 @@ def test_a_grid_gives_all_combinations(tmp_path: Path) -> None:
     assert len(sweep.cells) == 8 and len(sweep.variants) == 4
     cell = sweep.cells[-1]
     assert cell.variant == "hidden=[16, 16] ann.learning_rate=0.001"
-    assert cell.name == "hidden=16_16_ann.learning_rate=0.001/seed3".replace("16_16", "16,_16") or (
-        " " not in cell.name
-    )
+    assert cell.name == "hidden=16,_16_ann.learning_rate=0.001/seed3"
     assert (cell.config.hidden, cell.config.ann.learning_rate, cell.config.seed) == (
         [16, 16], 1e-3, 3,
     )  # fmt: skip

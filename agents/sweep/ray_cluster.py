@@ -56,7 +56,8 @@ class RayWorkers:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-        self.ray.wait(list(self.tasks), num_returns=len(self.tasks)) if self.tasks else None
+        if self.tasks:
+            self.ray.wait(list(self.tasks), num_returns=len(self.tasks))
         (self.folder / STOP).unlink(missing_ok=True)
         self.ray.shutdown()
 
