@@ -12,6 +12,7 @@ import networks
 import numpy as np
 import pytest
 import torch
+from runtimes import runtime_or_skip
 from test_export_onnx import residual
 
 import snn_rl
@@ -22,7 +23,7 @@ from snn_rl.envs.observation import ObservationPipeline
 from snn_rl.errors import SnnRlError
 from snn_rl.exchange.nir_files import CLIP, DT, export_nir
 
-nir = pytest.importorskip("nir")
+nir = runtime_or_skip("nir")
 
 
 def agent_of(network: Network, timesteps: int = 1) -> Agent:
@@ -157,7 +158,7 @@ def test_refusals(tmp_path: Path) -> None:
     ],
 )
 def test_norse_acts_alike(name: str, tmp_path: Path) -> None:
-    pytest.importorskip("norse")
+    runtime_or_skip("norse")
     done = snn_rl.export(snn_rl.load_agent(name), tmp_path / "a.nir", "nir", check=True, frames=60)
     (verdict,) = done.verdicts
     assert "60 of 60 frames with the same action" in verdict or "exact: 60" in verdict

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from runtimes import runtime_or_skip
 from torch import nn
 
 import snn_rl
@@ -24,8 +25,8 @@ from snn_rl.exchange import extras
 from snn_rl.exchange.golden import record, replay, torch_step
 from snn_rl.exchange.one_frame import OneFrame, one_frame
 
-onnx = pytest.importorskip("onnx")
-runtime = pytest.importorskip("onnxruntime")
+onnx = runtime_or_skip("onnx")
+runtime = runtime_or_skip("onnxruntime")
 CARTPOLE = "zoo:CartPole-v1/T5"
 
 

@@ -108,7 +108,6 @@ def test_atari_games_are_those_of_evaluate(short_pong: str, conditions: Conditio
     games = watch(agent, 3, conditions)
     assert [game[-1].score for game in games] == expected.rewards
     assert [game[-1].frame for game in games] == expected.lengths == [90] * 3
-    assert expected.distinct_trials == 3
     for i, rate in enumerate(expected.spike_rates.values()):
         rates = [m.layers[i].rate for game in games for m in game[:-1]]
         assert np.mean(rates) == pytest.approx(rate)
