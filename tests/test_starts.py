@@ -12,17 +12,15 @@ import pytest
 from numpy.typing import NDArray
 
 from snn_rl.agents.agent import Agent, load_agent
-from snn_rl.agents.evaluation import (
+from snn_rl.agents.evaluation import Conditions, evaluate, evaluate_agent
+from snn_rl.agents.policy import Policy
+from snn_rl.agents.qnetwork import mlp
+from snn_rl.agents.seeds import (
     EVALUATION_SEEDS,
     SEEDS_PER_RUN,
-    Conditions,
-    evaluate,
-    evaluate_agent,
     evaluation_seeds,
     validation_seeds,
 )
-from snn_rl.agents.policy import Policy
-from snn_rl.agents.qnetwork import mlp
 from snn_rl.conversion.tracing import trace
 from snn_rl.envs import (
     UnsupportedEnvironment,

@@ -105,7 +105,8 @@ def play(
     flicker: Flicker = 0.0,
 ) -> None:
     """Watch an agent play and its neurons spike, in a window or as a video."""
-    from snn_rl.agents.evaluation import Conditions, evaluation_seeds
+    from snn_rl.agents.evaluation import Conditions
+    from snn_rl.agents.seeds import evaluation_seeds
     from snn_rl.agents.show.drawing import SIZE, draw
     from snn_rl.agents.show.game import Show
     from snn_rl.agents.show.outputs import open_screen
