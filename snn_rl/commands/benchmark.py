@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from snn_rl.commands.imports import import_typed
 from snn_rl.commands.output import show, show_json
 
 app = typer.Typer(help="Measure speed on this machine.", no_args_is_help=True)
@@ -49,6 +50,7 @@ def train(
     from snn_rl.support.settings import merge, parse_overrides
 
     options = merge({"env": env, "device": device}, parse_overrides(set_ or []))
+    import_typed(None, str(options["env"]))
     config = make_config(with_preset(options))
     rows = training_throughput(config, stack=stack, seconds=seconds, repeats=repeats)
     if as_json:
