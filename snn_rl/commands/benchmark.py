@@ -47,11 +47,11 @@ def train(
     from snn_rl.agents.bench.throughput import training_throughput
     from snn_rl.agents.config import make_config, with_preset
     from snn_rl.support.console import throughput_table
-    from snn_rl.support.settings import merge, parse_overrides
+    from snn_rl.support.settings import override
 
-    options = merge({"env": env, "device": device}, parse_overrides(set_ or []))
+    options = override({"env": env, "device": device}, set_ or [])
     import_typed(None, str(options["env"]))
-    config = make_config(with_preset(options))
+    config = make_config(override(with_preset(options), set_ or []))
     rows = training_throughput(config, stack=stack, seconds=seconds, repeats=repeats)
     if as_json:
         show_json(rows)

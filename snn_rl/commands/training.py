@@ -72,7 +72,7 @@ def train(
     from snn_rl.agents.config import make_config, with_preset
     from snn_rl.agents.results import run_folder, run_to_resume
     from snn_rl.runs.owner import remove_if_empty
-    from snn_rl.support.settings import merge, parse_overrides, read_yaml
+    from snn_rl.support.settings import merge, override, read_yaml
 
     given: dict[str, Any] = {
         "env": env,
@@ -103,11 +103,11 @@ def train(
     elif config and preset:
         raise SnnRlError("--config and --preset are two sets of settings: leave one out")
     else:
-        options = merge(options, parse_overrides(set_ or []))
+        changes = set_ or []
+        options = override(options, changes)
         modules = import_typed(import_, str(options.get("env", "")))
-        settings = make_config(
-            merge(read_yaml(config), options) if config else with_preset(options, preset)
-        )
+        base = merge(read_yaml(config), options) if config else with_preset(options, preset)
+        settings = make_config(override(base, changes))
         folder, command = run_folder(run_dir, settings.env), _reproducing(sys.argv[1:])
     try:
         _train(settings, folder, command, modules, fresh=not resume)
