@@ -2,42 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-from importlib import resources
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from snn_rl.agents.policy import Policy
-from snn_rl.core.network import State
-from snn_rl.envs.observation import ObservationPipeline, pipeline_from_dict
-from snn_rl.errors import CheckpointError
-from snn_rl.runs import checkpoint
+from snn_rl.agents.acting import Actor, EngineName
+from snn_rl.errors import EngineError
+from snn_rl.inference.observation import ObservationPipeline
 
-ZOO = "zoo:"
+if TYPE_CHECKING:
+    import torch
+
+    from snn_rl.agents.policy import Policy
+    from snn_rl.core.network import Network
 
 
 class Agent:
     """Chooses greedy actions and remembers, per environment, what its membranes hold.
 
     Attributes:
-        policy: network, timesteps, carry of membranes.
+        actor: what runs the network, torch or the event-driven engine.
         pipeline: from observations to frames.
         card: what is known of the agent (environment, training, results), plain data.
     """
 
     def __init__(
-        self, policy: Policy, pipeline: ObservationPipeline, card: Mapping[str, Any]
+        self,
+        actor: Actor,
+        pipeline: ObservationPipeline,
+        card: Mapping[str, Any],
+        *,
+        load_network: Callable[[], Network] | None = None,
+        falls_back: bool = True,
     ) -> None:
-        self.policy, self.pipeline, self.card = policy, pipeline, dict(card)
-        self._state: State | None = None
+        """An agent.
+
+        Args:
+            load_network: gives the torch network where the actor is not torch's.
+            falls_back: torch may take over where the actor cannot do what is asked.
+        """
+        self.actor, self.pipeline, self.card = actor, pipeline, dict(card)
+        self._load_network, self._falls_back = load_network, falls_back
+        self._network: Network | None = None
+        self._state: Any = None
         self._sees = pipeline
-        if policy.privileged:
-            self._sees = ObservationPipeline("vector", policy.network.input_shape)
+        if actor.privileged:
+            self._sees = ObservationPipeline("vector", actor.input_shape)
+
+    @property
+    def engine(self) -> EngineName:
+        """What runs the network: "event", without torch, or "torch"."""
+        return self.actor.engine
+
+    @property
+    def policy(self) -> Policy:
+        """The network in torch, to train or inspect; loaded when it is first asked for.
+
+        An agent that the event-driven engine runs does not follow changes to it.
+        """
+        actor: Any = self.actor
+        if self._load_network is None or actor.engine == "torch":
+            policy: Policy = actor
+            return policy
+        from snn_rl.agents.policy import Policy as TorchPolicy
+
+        if self._network is None:
+            self._network = self._load_network()
+        return TorchPolicy(self._network, actor.timesteps, actor.carry_membrane, actor.privileged)
 
     @property
     def env_id(self) -> str:
@@ -57,19 +91,21 @@ class Agent:
     @property
     def timesteps(self) -> int:
         """Spiking steps per frame."""
-        return self.policy.timesteps
+        return self.actor.timesteps
 
     @property
-    def state(self) -> State | None:
-        """A copy of the memory (membranes) after the last observation; None after `reset`.
+    def state(self) -> tuple[NDArray[Any], ...] | None:
+        """A copy of the memory after the last observation; None after `reset`.
 
-        Assign it back to return to that moment, e.g. to branch a simulation.
+        Assign it back to return to that moment, e.g. to branch a simulation, or to another agent
+        of the same network, whatever engine runs it. It holds the frames before this one (only if
+        frames are stacked), then the membranes of every spiking layer, [environments, ...].
         """
-        return None if self._state is None else tuple(t.clone() for t in self._state)
+        return None if self._state is None else self.actor.to_arrays(self._state)
 
     @state.setter
-    def state(self, state: State | None) -> None:
-        self._state = None if state is None else tuple(t.clone() for t in state)
+    def state(self, state: Sequence[Any] | None) -> None:
+        self._state = None if state is None else self.actor.from_arrays(state)
 
     def reset(self) -> None:
         """Forget everything: the next observation begins an episode, in any batch size."""
@@ -94,6 +130,12 @@ class Agent:
         self, observation: NDArray[Any], episode_start: NDArray[np.bool_] | None = None
     ) -> NDArray[np.float32]:
         """Q-values [actions] or [batch, actions]; advances the memory like `act`."""
+        q, self._state = self._step(observation, self._state, episode_start)
+        return q
+
+    def _step(
+        self, observation: Any, state: Any, episode_start: NDArray[np.bool_] | None
+    ) -> tuple[NDArray[np.float32], Any]:
         array = np.asarray(observation)
         single = self._sees.is_single(array)
         frames = self._sees.encode(array[None] if single else array)
@@ -105,16 +147,15 @@ class Agent:
                     f"episode_start is {start.shape}; expected one flag for each of "
                     f"{len(frames)} observations"
                 )
-        state = self._state
         if state is None:
-            state = self.policy.initial_state(len(frames))
+            state = self.actor.initial_state(len(frames))
         elif state and len(state[0]) != len(frames):
             raise ValueError(
                 f"got {len(frames)} observations, but the agent remembers {len(state[0])} "
                 "environments: call reset() first"
             )
-        q, self._state = self.policy.q_values(frames, state, start)
-        return q[0] if single else q
+        q, state = self.actor.q_values(frames, state, start)
+        return (q[0] if single else q), state
 
     def predict(
         self,
@@ -128,16 +169,17 @@ class Agent:
         Always greedy; `deterministic` is accepted for compatibility. The agent's own memory is
         left untouched.
         """
-        own, self._state = self._state, state
-        try:
-            action = np.asarray(self.act(observation, episode_start))
-            return action, self._state
-        finally:
-            self._state = own
+        q, state = self._step(observation, state, episode_start)
+        return np.asarray(q.argmax(-1)), state
 
     def to(self, device: str | torch.device) -> Agent:
-        """Move the network to a device and forget the memory; returns the agent."""
-        self.policy.network.to(device)
+        """Move the network to a device and forget the memory; returns the agent.
+
+        Torch runs it there, unless it is the CPU, where whatever runs it goes on.
+        """
+        if self.engine == "torch" or str(device) != "cpu":
+            self.actor = self.policy
+            self.policy.network.to(device)
         self.reset()
         return self
 
@@ -148,81 +190,34 @@ class Agent:
 
         Raises:
             ValueError: timesteps below 1.
+            EngineError: the engine that was asked for cannot run it so.
         """
         if timesteps is not None and timesteps < 1:
             raise ValueError(f"timesteps must be at least 1, not {timesteps}")
-        carry = self.policy.carry_membrane if carry_membrane is None else carry_membrane
-        policy = replace(
-            self.policy, timesteps=timesteps or self.policy.timesteps, carry_membrane=carry
+        actor: Actor = self.actor
+        carry = actor.carry_membrane if carry_membrane is None else carry_membrane
+        try:
+            actor = actor.with_options(timesteps or actor.timesteps, carry)
+        except EngineError:
+            if not self._falls_back:
+                raise
+            actor = self.policy.with_options(timesteps or actor.timesteps, carry)
+        return Agent(
+            actor,
+            self.pipeline,
+            self.card,
+            load_network=self._load_network,
+            falls_back=self._falls_back,
         )
-        return Agent(policy, self.pipeline, self.card)
 
     def save(self, folder: str | Path) -> None:
         """Write the agent to `folder`, its weights snapped to their grid (see snn_rl.core.grid)."""
+        from snn_rl.runs import checkpoint
+
         card = {
             **self.card,
-            "carry_membrane": self.policy.carry_membrane,
-            "privileged": self.policy.privileged,
+            "carry_membrane": self.actor.carry_membrane,
+            "privileged": self.actor.privileged,
             "observation": self.pipeline.to_dict(),
         }
-        checkpoint.save(Path(folder), self.policy.network, self.policy.timesteps, card)
-
-
-def load_agent(source: str | Path) -> Agent:
-    """Agent from a folder, or from the shipped ones as "zoo:<env>/<stage>".
-
-    Nothing in the files is executed.
-
-    Raises:
-        CheckpointError: one sentence on what is missing or damaged.
-    """
-    folder = find_agent(source)
-    network, card = checkpoint.load(folder)
-    try:
-        environment = card["environment"]
-        pipeline = pipeline_from_dict(card["observation"])
-        carry, privileged = bool(card["carry_membrane"]), bool(card["privileged"])
-        known = isinstance(environment["env_id"], str) and int(environment["num_actions"]) > 0
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder} is damaged: its card lacks {error}") from error
-    except ValueError as error:
-        raise CheckpointError(f"{folder} is damaged: {error}") from error
-    outputs = network.shapes[network.nodes[-1].name]
-    if not known or outputs != (int(environment["num_actions"]),):
-        raise CheckpointError(f"{folder} is damaged: its network does not fit its environment")
-    if not privileged and network.input_shape != pipeline.frame_shape:
-        raise CheckpointError(f"{folder} is damaged: its network does not fit its observations")
-    return Agent(Policy(network, int(card["timesteps"]), carry, privileged), pipeline, card)
-
-
-def zoo() -> list[str]:
-    """Names of the shipped agents, e.g. "CartPole-v1/T1"."""
-    root = _zoo_folder()
-    return sorted(
-        str(card.parent.relative_to(root).as_posix()) for card in root.rglob(checkpoint.CARD)
-    )
-
-
-def find_agent(source: str | Path) -> Path:
-    """Folder of an agent given by path or as "zoo:<env>/<stage>".
-
-    Raises:
-        CheckpointError: there is none; names what there is.
-    """
-    text = str(source)
-    if not text.startswith(ZOO):
-        folder = Path(source)
-        if folder.name == checkpoint.CARD:
-            folder = folder.parent
-        if not folder.exists():
-            raise CheckpointError(f"no agent at {folder}: there is no such folder")
-        return folder
-    name, known = text.removeprefix(ZOO), zoo()
-    if name not in known:
-        listed = ", ".join(known) or "none"
-        raise CheckpointError(f"the zoo has no agent {name!r}; it holds {listed}")
-    return _zoo_folder() / name
-
-
-def _zoo_folder() -> Path:
-    return Path(str(resources.files("snn_rl.agents"))) / "zoo"
+        checkpoint.save(Path(folder), self.policy.network, self.timesteps, card)

@@ -46,7 +46,7 @@ def measure_energy(
     """
     policy = agent.policy
     seeds, world = evaluation_seeds(0, trials), Conditions(maxpool=agent.maxpool)
-    played = evaluate(policy, agent.env_id, agent.pipeline, seeds, world)
+    played = evaluate(agent.actor, agent.env_id, agent.pipeline, seeds, world)
     return energy_report(
         policy.network,
         policy.timesteps,

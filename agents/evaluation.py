@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, zeros_like
 
+from snn_rl.agents.acting import Actor, view
 from snn_rl.agents.agent import Agent
-from snn_rl.agents.policy import Policy
+from snn_rl.agents.distinct import Course, count_distinct
 from snn_rl.agents.seeds import evaluation_seeds, validation_seeds
 from snn_rl.energy.report import energy_report
 from snn_rl.envs import (
     UnsupportedEnvironment,
     all_starts,
+    atari_game,
     count_no_ops,
     falls,
     has_table,
@@ -64,8 +64,7 @@ class Evaluation:
 
     Attributes:
         truncated: episodes that a limit of time or of frames ended.
-        distinct_trials: different games, compared from their first reward on: where play begins a
-            few frames later, but then takes the same course, it is the same game.
+        distinct_trials: different games, as `snn_rl.agents.distinct` tells them apart.
         neuron_rates: spikes per frame of every neuron by layer, summed over the timesteps.
     """
 
@@ -97,21 +96,8 @@ class Evaluation:
         return float(np.std(self.rewards, ddof=1) / np.sqrt(count)) if count > 1 else None
 
 
-class _Course:
-    """What happens in one game from its first reward on, or in all of it if there is none."""
-
-    def __init__(self) -> None:
-        self.scored = False
-        self.digest = hashlib.sha256()
-
-    def add(self, action: int, reward: float) -> None:
-        if reward != 0 and not self.scored:
-            self.scored, self.digest = True, hashlib.sha256()
-        self.digest.update(f"{action},{reward};".encode())
-
-
 def evaluate(
-    policy: Policy,
+    actor: Actor,
     env_id: str,
     pipeline: ObservationPipeline,
     seeds: Sequence[int],
@@ -122,6 +108,7 @@ def evaluate(
     """Play one greedy episode per seed, all side by side.
 
     Args:
+        actor: who plays.
         should_stop: asked at every frame.
         max_frames: episodes are cut off after so many; None lets them end as the game has it.
 
@@ -135,15 +122,15 @@ def evaluate(
     try:
         observation, info = vector.reset(seed=list(seeds))  # type: ignore[arg-type]
         playing = np.arange(count)  # games still on; the network runs for these alone
-        state, start = policy.initial_state(count), np.ones(count, np.bool_)
+        state, start = actor.initial_state(count), np.ones(count, np.bool_)
         actions, cut = np.zeros(count, np.int64), np.zeros(count, np.bool_)
         rewards, lengths = np.zeros(count), np.zeros(count, np.int64)
-        games = [_Course() for _ in seeds]
+        games = [Course(points_only=atari_game(env_id) is not None) for _ in seeds]
         while len(playing) and (max_frames is None or lengths.max() < max_frames):
             if should_stop():
                 raise Stopped
-            frames = policy.view(pipeline.encode(observation), info, env_id)[playing]
-            q, state = policy.q_values(frames, state, start, rates.observe)
+            frames = view(actor, pipeline.encode(observation), info, env_id)[playing]
+            q, state = actor.q_values(frames, state, start, rates.observe)
             actions[playing] = q.argmax(1)
             observation, reward, terminated, truncated, info = vector.step(actions)
             rewards[playing] += reward[playing]
@@ -154,7 +141,7 @@ def evaluate(
             goes_on = ~(terminated | truncated)[playing]
             if not goes_on.all():
                 playing = playing[goes_on]
-                state = tuple(tensor[torch.from_numpy(goes_on)] for tensor in state)
+                state = actor.select(state, goes_on)
             start = np.zeros(len(playing), np.bool_)
         cut[playing] = True
     finally:
@@ -163,7 +150,7 @@ def evaluate(
         rewards=rewards.tolist(),
         lengths=lengths.tolist(),
         truncated=int(cut.sum()),
-        distinct_trials=len({game.digest.hexdigest() for game in games}),
+        distinct_trials=count_distinct(games),
         neuron_rates=rates.result(),
     )
 
@@ -199,7 +186,7 @@ def evaluate_agent(
     exact = trials == "all"
     seeds = every_start(agent.env_id, conditions) if exact else evaluation_seeds(seed, int(trials))
     result = evaluate(
-        policy,
+        agent.actor,
         agent.env_id,
         agent.pipeline,
         seeds,
@@ -215,6 +202,7 @@ def evaluate_agent(
         "agent": name,
         "env": agent.env_id,
         "stage": agent.card.get("stage"),
+        "engine": agent.engine,
         "timesteps": policy.timesteps,
         "carry_membrane": policy.carry_membrane,
         "trials": len(seeds),
@@ -283,7 +271,7 @@ class _RateCounter:
     def observe(self, layer: str, spikes: Tensor) -> None:
         counts = spikes.sum((0, 1, 2)).cpu()  # whole numbers, exact in float32 for one frame
         if layer not in self.spikes:
-            self.spikes[layer] = torch.zeros_like(counts, dtype=torch.float64)
+            self.spikes[layer] = zeros_like(counts).double()
         self.spikes[layer] += counts
         self.frames[layer] = self.frames.get(layer, 0) + spikes.shape[0] * spikes.shape[2]
 

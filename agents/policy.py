@@ -1,16 +1,19 @@
-"""How a network is run on environments: its timesteps, its memory, what it looks at."""
+"""How torch runs a network on environments: its timesteps, its memory, what it looks at."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from snn_rl.agents.acting import EngineName, full_state, view
 from snn_rl.core.network import Network, SpikeHook, State
-from snn_rl.errors import SnnRlError
+
+__all__ = ["Policy", "full_state"]
 
 
 @dataclass
@@ -28,6 +31,26 @@ class Policy:
     timesteps: int = 1
     carry_membrane: bool = True
     privileged: bool = False
+
+    @property
+    def engine(self) -> EngineName:
+        """What runs it."""
+        return "torch"
+
+    @property
+    def spiking(self) -> bool:
+        """False for an ANN."""
+        return bool(self.network.spiking)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """One frame."""
+        return self.network.input_shape
+
+    @property
+    def remembers(self) -> bool:
+        """Whether membranes tell a frame about those before it."""
+        return bool(self.network.spiking) and self.carry_membrane
 
     def initial_state(self, batch: int) -> State:
         """State before the first frame of `batch` environments."""
@@ -58,24 +81,28 @@ class Policy:
         )
         return q[0].cpu().numpy(), state
 
+    def select(self, state: State, rows: NDArray[np.bool_]) -> State:
+        """The state of those environments alone."""
+        kept = torch.from_numpy(rows)
+        return tuple(tensor[kept] for tensor in state)
+
+    def to_arrays(self, state: State) -> tuple[NDArray[Any], ...]:
+        """A copy of a state as arrays [batch, ...]; see Actor."""
+        return tuple(tensor.cpu().numpy().copy() for tensor in state)
+
+    def from_arrays(self, arrays: Sequence[Any]) -> State:
+        """Reverse of `to_arrays`."""
+        device = self.network.device
+        return tuple(torch.tensor(np.asarray(array), device=device) for array in arrays)
+
+    def with_options(self, timesteps: int, carry_membrane: bool) -> Policy:
+        """The same network run in another way."""
+        return replace(self, timesteps=timesteps, carry_membrane=carry_membrane)
+
     def view(self, frames: NDArray[Any], info: dict[str, Any], env_id: str) -> NDArray[Any]:
         """What this policy looks at: the frames, or the privileged state in `info`.
 
         Raises:
             SnnRlError: the environment reports no full state.
         """
-        return full_state(info, env_id) if self.privileged else frames
-
-
-def full_state(info: dict[str, Any], env_id: str) -> NDArray[np.float32]:
-    """info["full_state"] of a vector environment, [batch, features].
-
-    Raises:
-        SnnRlError: the environment reports none.
-    """
-    state = info.get("full_state")
-    if state is None:
-        raise SnnRlError(
-            f"{env_id} reports no info['full_state']: choose another teacher, e.g. stack:4"
-        )
-    return np.stack(list(state)).astype(np.float32)
+        return view(self, frames, info, env_id)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from snn_rl.agents.agent import find_agent, zoo
 from snn_rl.agents.config import TrainConfig, make_config
+from snn_rl.agents.loading import find_agent, zoo
 from snn_rl.agents.run import CONFIG, HEADER
 from snn_rl.errors import CheckpointError, SnnRlError
 from snn_rl.runs import checkpoint

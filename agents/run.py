@@ -19,12 +19,13 @@ import numpy as np
 import torch
 import yaml
 
-from snn_rl.agents.agent import Agent, load_agent
+from snn_rl.agents.agent import Agent
 from snn_rl.agents.calibration import play_for_calibration
 from snn_rl.agents.config import LearnerConfig, TrainConfig, teacher_stack
 from snn_rl.agents.dqn.stage import Result, StageTrainer
 from snn_rl.agents.dqn.validation import Task
 from snn_rl.agents.evaluation import Conditions, evaluate
+from snn_rl.agents.loading import load_agent
 from snn_rl.agents.monitor import Monitor
 from snn_rl.agents.policy import Policy, full_state
 from snn_rl.agents.qnetwork import QNetworkFactory, build_network
@@ -167,7 +168,7 @@ class Run:
         timesteps = config.stages()
         done = [t for t in timesteps if (self.folder / f"T{t}" / CARD).exists()]
         for t in done:
-            stages[f"T{t}"] = load_agent(self.folder / f"T{t}").to(self.device)
+            stages[f"T{t}"] = load_agent(self.folder / f"T{t}", "torch").to(self.device)
         if done:  # the last of them goes first, as the one to go on from
             network, timesteps = stages[f"T{done[-1]}"].policy.network, timesteps[len(done) - 1 :]
             self._choose_surrogate(network)
@@ -203,7 +204,7 @@ class Run:
     def _finished(self, name: str) -> Agent | None:
         """A stage that the folder holds already."""
         folder = self.folder / name
-        return load_agent(folder).to(self.device) if (folder / CARD).exists() else None
+        return load_agent(folder, "torch").to(self.device) if (folder / CARD).exists() else None
 
     def _teacher(self) -> Policy | None:
         """Who labels frames, if not this run's ANN; trained first where it is not given."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from snn_rl.agents.agent import Agent, load_agent
+from snn_rl.agents.agent import Agent
 from snn_rl.agents.config import TrainConfig, teacher_stack
+from snn_rl.agents.loading import load_agent
 from snn_rl.agents.policy import Policy
 from snn_rl.envs import EnvironmentSpec
 from snn_rl.envs.observation import ObservationPipeline
@@ -23,7 +24,7 @@ def load_teacher(
     name = config.teacher
     if name in ("self", "full_state") or teacher_stack(name):
         return None
-    agent = load_agent(name)
+    agent = load_agent(name, "torch")
     if agent.num_actions != spec.num_actions:
         raise SnnRlError(
             f"teacher {name} has {agent.num_actions} actions; {config.env} has {spec.num_actions}"
@@ -44,7 +45,7 @@ def load_start(
     name = config.start
     if name is None:
         return None
-    agent = load_agent(name)
+    agent = load_agent(name, "torch")
     network = agent.policy.network
     if agent.num_actions != spec.num_actions or agent.pipeline != pipeline:
         raise SnnRlError(f"agent {name} does not fit {config.env}")

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import snn_rl
-from snn_rl.agents.agent import Agent, load_agent
+from snn_rl.agents.agent import Agent
 from snn_rl.agents.config import TrainConfig, make_config, with_preset
+from snn_rl.agents.loading import load_agent
 from snn_rl.agents.run import CONFIG, Interrupted
 from snn_rl.commands.output import FAILURE, INTERRUPTED
 from snn_rl.errors import SnnRlError

@@ -42,9 +42,10 @@ from comparing import (
     train_or_reuse,
 )
 
-from snn_rl.agents.agent import Agent, load_agent
+from snn_rl.agents.agent import Agent
 from snn_rl.agents.config import TrainConfig, make_config
 from snn_rl.agents.evaluation import evaluate_agent
+from snn_rl.agents.loading import load_agent
 from snn_rl.agents.monitor import file_monitor
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.run import Run

@@ -15,8 +15,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from snn_rl.agents.agent import Agent, load_agent, zoo
+    from snn_rl.agents.agent import Agent
     from snn_rl.agents.api import train
+    from snn_rl.agents.loading import load_agent, zoo
     from snn_rl.conversion.convert import Calibration, NeuronOptions, convert
     from snn_rl.conversion.temporal_pruning import temporal_pruning
     from snn_rl.conversion.tracing import trace
@@ -48,8 +49,8 @@ __all__ = [
 
 _HOME = {
     "Agent": "snn_rl.agents.agent",
-    "load_agent": "snn_rl.agents.agent",
-    "zoo": "snn_rl.agents.agent",
+    "load_agent": "snn_rl.agents.loading",
+    "zoo": "snn_rl.agents.loading",
     "train": "snn_rl.agents.api",
     "Calibration": "snn_rl.conversion.convert",
     "NeuronOptions": "snn_rl.conversion.convert",

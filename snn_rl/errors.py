@@ -17,3 +17,7 @@ class CheckpointError(SnnRlError):
 
 class ConfigError(SnnRlError):
     """A configuration with an unknown key, a wrong type or an impossible value."""
+
+
+class EngineError(SnnRlError):
+    """A network that the event-driven engine cannot run; the message names the layer."""

@@ -37,7 +37,7 @@ def spiking_network(stack: int = 1, timesteps: int = 2) -> Network:
     )
 
 
-def segment_of(frames: int, seed: int = 0, ends: float = 0.25) -> Segment:
+def segment_of(frames: int, seed: int = 0, ends: float = 0.25, burn_in: int = 0) -> Segment:
     """Random play, with ends and the dummy steps and starts that follow them."""
     generator = np.random.default_rng(seed)
     shape = (frames, BATCH)
@@ -58,6 +58,7 @@ def segment_of(frames: int, seed: int = 0, ends: float = 0.25) -> Segment:
         terminated=terminated,
         truncated=truncated,
         teacher_q=generator.normal(size=(*shape, ACTIONS)).astype(np.float32),
+        burn_in=burn_in,
     )
 
 
@@ -80,8 +81,13 @@ def learner_of(network: Network, **settings: Any) -> Learner:
     return Learner(network, LearnerConfig(**settings), total_updates=total, **run)
 
 
+def losses(learner: Learner, segment: Segment) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss and its parts."""
+    return learner.loss(next(learner.targets.lessons([segment])))
+
+
 def gradients(learner: Learner, segment: Segment) -> list[Tensor]:
     learner.network.zero_grad(set_to_none=False)
-    loss, _ = learner.loss(segment)
+    loss, _ = losses(learner, segment)
     loss.backward()  # type: ignore[no-untyped-call]
     return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in learner.parameters]

@@ -117,8 +117,9 @@ def test_round_trip_is_exact(tmp_path: Path, network: Network, timesteps: int) -
     x = torch.zeros(2, 3, *network.input_shape) + 7
     x = x.to(torch.uint8 if network.pixels else torch.float32)
     with torch.no_grad():
-        before = network(x, network.initial_state(3), timesteps=timesteps)
-        after = loaded(x, loaded.initial_state(3), timesteps=timesteps)
+        how = {"timesteps": timesteps, "carry_membrane": True}
+        before = network(x, network.initial_state(3), **how)
+        after = loaded(x, loaded.initial_state(3), **how)
     assert torch.equal(before[0], after[0])
 
     save(folder, loaded, timesteps, read)  # a card may be saved again

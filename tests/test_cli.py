@@ -16,7 +16,7 @@ from commands import SMALL, run_of, snn_rl_command
 
 import snn_rl
 from snn_rl import cli
-from snn_rl.agents.agent import load_agent, zoo
+from snn_rl.agents.loading import load_agent, zoo
 from snn_rl.agents.results import stages
 from snn_rl.runs.checkpoint import CARD
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from snn_rl.agents.agent import load_agent
+from snn_rl.agents.loading import load_agent
 from snn_rl.errors import SnnRlError
 from snn_rl.runs.monitor import StopFlag
 
@@ -213,6 +213,40 @@ def test_pruning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("pruning", *command) == 0
     again = capsys.readouterr()
     assert "training" not in again.err and again.out == text.out
+
+
+def test_td(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All begin from one ANN that had no teacher; TD has none either."""
+    td = load("td")
+    few = {"num_envs": 4, "rollout": 8, "replay": 256, "learning_starts": 64, "updates": 2}
+    small = {key: value | few for key, value in td.METHODS.items() if value}
+    monkeypatch.setattr(td, "METHODS", td.METHODS | small)
+    names = ["T1 carried TD", "T1 carried distillation", "T3 zeroed both", "T1 zeroed both"]
+    every = ["--set", "validation.every=64", "--seconds", "600"]
+    command = [*TINY, *every, "--out", str(tmp_path), "--seeds", "0-1", "--steps", "256"]
+    assert run("td", *command, "--variants", *names) == 0
+    text = capsys.readouterr()
+    found = {row["variant"]: row for row in rows(tmp_path / "seed1" / "td.json")}
+    assert sorted(found) == sorted(names)
+    assert found["T1 carried TD"]["teacher"] is None
+    assert found["T3 zeroed both"]["teacher"] == str(tmp_path / "seed1" / "ann" / "teacher")
+    assert (found["T3 zeroed both"]["timesteps"], found["T3 zeroed both"]["trials"]) == (3, 2)
+    assert load_agent(tmp_path / "seed1" / "ann" / "ann").card["teacher"] is None
+    assert "2 comparisons, seed by seed" in text.out
+    assert "| T1 carried TD | T1 carried distillation |" in text.out
+    assert "| T3 zeroed both | T1 zeroed both |" in text.out
+    assert run("td", *command, "--variants", *names) == 0
+    again = capsys.readouterr()
+    assert "training" not in again.err and again.out == text.out
+
+
+def test_validations_in_frames_and_in_seconds() -> None:
+    td = load("td")
+    row = {"steps": 100, "curve": [(10, 1.0, 5.0), (25, 2.5, 9.0), (50, 5.0, 7.0), (99, 9.0, 20.0)]}
+    assert (td.at_quarter(row), td.at_quarter(row | {"steps": 30})) == (9.0, 0)
+    assert (td.at_seconds(row, 2), td.at_seconds(row, 60)) == (5.0, 20.0)
 
 
 def test_mistakes_are_told_in_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:

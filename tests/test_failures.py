@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from snn_rl.agents.agent import load_agent
+from snn_rl.agents.loading import load_agent
 
 COMMAND = [sys.executable, "-m", "snn_rl", "train"]
 SMALL = [

@@ -33,8 +33,16 @@ def test_the_command_line_starts_without_anything_heavy() -> None:
 
 def test_loading_an_agent_needs_no_rival_and_no_plots() -> None:
     found = loaded_modules("import snn_rl; snn_rl.load_agent")
-    assert "torch" in found
-    assert not found & {"stable_baselines3", "matplotlib", "tensorboard", "pydantic"}
+    assert "safetensors" in found
+    assert not found & {
+        "torch",
+        "gymnasium",
+        "cv2",
+        "stable_baselines3",
+        "matplotlib",
+        "tensorboard",
+        "pydantic",
+    }
 
 
 def test_every_public_name_is_there() -> None:

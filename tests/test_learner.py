@@ -15,6 +15,7 @@ from segments import (
     ann_network,
     gradients,
     learner_of,
+    losses,
     segment_of,
     spiking_network,
 )
@@ -22,6 +23,8 @@ from torch import Tensor, nn
 
 from snn_rl.agents.dqn.losses import mean_rate
 from snn_rl.agents.dqn.replay import Segment
+from snn_rl.agents.dqn.spans import bootstrap_frames, spans_of
+from snn_rl.agents.policy import Policy
 from snn_rl.conversion.tracing import trace
 from snn_rl.core.network import Network
 from snn_rl.core.neuron import THRESHOLD_FLOOR
@@ -40,11 +43,11 @@ def changed_dummies(segment: Segment, what: str) -> Segment:
 @pytest.mark.parametrize("kind", ["ann", "spiking"])
 def test_dummy_steps_teach_nothing(kind: str, what: str) -> None:
     network = ann_network() if kind == "ann" else spiking_network()
-    learner = learner_of(network, n_step=2, distill=[1, 1], burn_in=1, timesteps=2)
+    learner = learner_of(network, n_step=2, distill=[1, 1], timesteps=2)
     for seed in range(5):
-        segment = segment_of(12, seed)
+        segment = segment_of(12, seed, burn_in=1)
         changed = changed_dummies(segment, what)
-        assert learner.loss(segment)[1] == learner.loss(changed)[1]
+        assert losses(learner, segment)[1] == losses(learner, changed)[1]
         for one, other in zip(
             gradients(learner, segment), gradients(learner, changed), strict=True
         ):
@@ -57,16 +60,17 @@ def test_real_steps_do_teach(what: str) -> None:
     segment = segment_of(12)
     changed = changed_dummies(replace(segment, valid=~segment.valid), what)
     restored = replace(changed, valid=segment.valid)
-    assert learner.loss(segment)[1] != learner.loss(restored)[1]
+    assert losses(learner, segment)[1] != losses(learner, restored)[1]
 
 
 def test_burn_in_builds_up_membranes_without_gradient() -> None:
     network = spiking_network()
     settings: dict[str, Any] = {"td": [0, 0], "distill": [1, 1], "timesteps": 2}
     segment = segment_of(12, ends=0)
-    found = gradients(learner_of(network, burn_in=5, **settings), segment)
+    learner = learner_of(network, **settings)
+    found = gradients(learner, replace(segment, burn_in=5))
 
-    arrays = {name: value for name, value in vars(segment).items() if value is not None}
+    arrays = {n: value for n, value in vars(segment).items() if isinstance(value, np.ndarray)}
     rest = replace(segment, **{name: value[5:] for name, value in arrays.items()})
     with torch.no_grad():
         _, state = network(
@@ -75,24 +79,23 @@ def test_burn_in_builds_up_membranes_without_gradient() -> None:
             torch.from_numpy(segment.start[:5]),
             timesteps=2,
         )
-    plain = learner_of(network, **settings)
-    same = gradients(plain, replace(rest, state=state))
+    same = gradients(learner, replace(rest, state=state))
     for one, other in zip(found, same, strict=True):
         torch.testing.assert_close(one, other)
     # Neither without the membranes that burn-in builds up, nor with its frames as lessons.
     for other_segment in (rest, segment):
-        others = gradients(plain, other_segment)
+        others = gradients(learner, other_segment)
         assert not all(torch.allclose(a, b) for a, b in zip(found, others, strict=True))
 
 
 def test_stacked_frames_are_there_before_the_first_frame_that_counts() -> None:
-    learner = learner_of(ann_network(stack=4), n_step=1, burn_in=1)
-    assert learner.passes.burn_in == 3
-    segment = segment_of(5, ends=0)
+    learner = learner_of(ann_network(stack=4), n_step=1)
+    assert spans_of(Policy(learner.network), learner.config).burn_in == 3
+    segment = segment_of(5, ends=0, burn_in=3)
     segment.start[:] = False
     without_past = replace(segment, frames=segment.frames.copy())
     without_past.frames[:3] = 0
-    assert learner.loss(segment)[1] != learner.loss(without_past)[1]
+    assert losses(learner, segment)[1] != losses(learner, without_past)[1]
 
 
 def test_distillation_of_the_own_values_has_no_gradient() -> None:
@@ -107,7 +110,7 @@ def test_distillation_of_the_own_values_has_no_gradient() -> None:
             timesteps=2,
         )
     same = replace(segment, teacher_q=q.numpy())
-    metrics = learner.loss(same)[1]
+    metrics = losses(learner, same)[1]
     assert metrics["agreement"] == 1.0
     assert max(float(g.abs().max()) for g in gradients(learner, same)) < 1e-6
     assert max(float(g.abs().max()) for g in gradients(learner, segment)) > 1e-3
@@ -141,7 +144,7 @@ def test_rate_penalty_lowers_spike_rates() -> None:
             timesteps=2,
         )
         for seed in range(25):
-            learner.update(segment_of(6, seed))
+            learner.learn(iter([segment_of(6, seed)]))
         rates[penalty] = spike_rate(network) / before
     assert rates[3.0] < 0.6
     assert rates[3.0] < 0.7 * rates[0.0]
@@ -158,7 +161,7 @@ def test_reported_rate_sums_the_timesteps() -> None:
                 module.weight.zero_()
                 module.bias.fill_(1.0)  # every neuron spikes at every timestep
     learner = learner_of(network, timesteps=4)
-    assert learner.loss(segment_of(6))[1]["spike_rate"] == pytest.approx(4.0)
+    assert losses(learner, segment_of(6))[1]["spike_rate"] == pytest.approx(4.0)
 
 
 def test_learning_rate_rises_then_falls() -> None:
@@ -167,7 +170,7 @@ def test_learning_rate_rises_then_falls() -> None:
     )
     rates = []
     for seed in range(12):
-        learner.update(segment_of(5, seed))
+        learner.learn(iter([segment_of(5, seed)]))
         rates.append(learner.optimizer.param_groups[0]["lr"])
     decay = [0.1 * (1 - 0.8 * min(1.0, update / 10)) for update in range(12)]
     warm = [min(1.0, (update + 1) / 5) for update in range(12)]
@@ -180,14 +183,14 @@ def test_learning_rate_rises_then_falls() -> None:
 def test_loss_weights_move_from_start_to_end(td: list[float]) -> None:
     learner = learner_of(ann_network(), td=td, total_updates=4)
     segment = segment_of(8)
-    losses = []
+    found = []
     for _ in range(6):
-        loss, metrics = learner.loss(segment)
+        loss, metrics = losses(learner, segment)
         weight = float(loss.detach()) / metrics["td"] if "td" in metrics else 0.0
-        losses.append(weight)
-        learner.update(segment)  # also where the weight is zero
+        found.append(weight)
+        learner.learn(iter([segment]))  # also where the weight is zero
     expected = [td[0] + (td[1] - td[0]) * min(1.0, update / 4) for update in range(6)]
-    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf])
@@ -199,7 +202,7 @@ def test_gradients_that_are_not_finite_are_refused(broken: float) -> None:
     segment.teacher_q[2] = broken
     before = {name: value.clone() for name, value in network.state_dict().items()}
     with pytest.raises(FloatingPointError, match="not finite; lower the learning rate"):
-        learner.update(segment)
+        learner.learn(iter([segment]))
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name])
 
@@ -208,13 +211,13 @@ def test_an_update_moves_thresholds_and_leaks_within_their_range() -> None:
     network = spiking_network()
     learner = learner_of(network, timesteps=2, learning_rate=1e-3)
     before = {name: value.clone() for name, value in network.named_parameters()}
-    learner.update(segment_of(8))
+    learner.learn(iter([segment_of(8)]))
     for name, value in network.named_parameters():
         assert not torch.equal(value, before[name]), name
     # Steps far out of range are brought back.
     wild = learner_of(network, timesteps=2, learning_rate=5.0)
     for seed in range(3):
-        wild.update(segment_of(8, seed))
+        wild.learn(iter([segment_of(8, seed)]))
     touched = set()
     for layer in network.spiking.values():
         leaks = layer.leak.detach().flatten()
@@ -229,7 +232,7 @@ def test_gradients_are_clipped() -> None:
     segment = segment_of(8)
     norm = torch.stack([g.norm() for g in gradients(learner, segment)]).norm()
     assert norm > 0.1
-    learner.update(segment)
+    learner.learn(iter([segment]))
     clipped = torch.stack([p.grad.norm() for p in learner.parameters if p.grad is not None]).norm()
     assert float(clipped) == pytest.approx(0.01, rel=1e-3)
 
@@ -240,7 +243,7 @@ def test_target_network_is_copied_now_and_then() -> None:
     assert learner.target is not None
     equal = []
     for seed in range(7):
-        learner.update(segment_of(8, seed))
+        learner.learn(iter([segment_of(8, seed)]))
         old, new = learner.target.state_dict(), network.state_dict()
         equal.append(all(torch.equal(old[name], value) for name, value in new.items()))
     assert equal == [False, False, True, False, False, True, False]
@@ -252,7 +255,7 @@ def test_kept_weights_are_a_running_mean(average: float) -> None:
     learner = learner_of(network, timesteps=2, average=average)
     expected: dict[str, Tensor] = {}
     for update in range(6):
-        learner.update(segment_of(8, update))
+        learner.learn(iter([segment_of(8, update)]))
         for name, weight in network.state_dict().items():
             share = max(1 - average, 1 / (update + 1))
             before = expected.get(name, torch.zeros_like(weight))
@@ -272,8 +275,8 @@ def test_without_averaging_the_trained_weights_are_kept() -> None:
 def test_without_q_learning_there_is_no_target_network_and_no_bootstrap_frame() -> None:
     learner = learner_of(spiking_network(), td=[0, 0], distill=[1, 1], timesteps=2)
     assert learner.target is None
-    assert learner.passes.ahead == 0
-    metrics = learner.loss(segment_of(1, ends=0))[1]
+    assert bootstrap_frames(learner.config) == 0
+    metrics = losses(learner, segment_of(1, ends=0))[1]
     assert "td" not in metrics
     assert "distill" in metrics
 
@@ -296,7 +299,7 @@ def test_dropout_and_batch_norm_train_in_updates_alone() -> None:
     assert torch.equal(play(network), play(network))
     means = [value.clone() for name, value in network.named_buffers() if "running_mean" in name]
     play(network)
-    learner.update(segment_of(8))
+    learner.learn(iter([segment_of(8)]))
     moved = [value for name, value in network.named_buffers() if "running_mean" in name]
     assert not torch.equal(means[0], moved[0])
     assert torch.equal(play(network), play(network))
@@ -308,10 +311,10 @@ def test_learning_fits_the_values_of_a_small_problem() -> None:
     learner = learner_of(
         spiking_network(), timesteps=2, n_step=1, learning_rate=0.01, final_learning_rate=1.0
     )
-    losses = []
+    errors = []
     for seed in range(80):
         segment = segment_of(4, seed, ends=0)
         segment.terminated[:] = True
         reward = np.where(segment.action == 0, 1, -1).astype(np.float32)
-        losses.append(learner.update(replace(segment, reward=reward))["td"])
-    assert np.mean(losses[-10:]) < 0.3 * np.mean(losses[:5])
+        errors.append(learner.learn(iter([replace(segment, reward=reward)]))["td"])
+    assert np.mean(errors[-10:]) < 0.3 * np.mean(errors[:5])

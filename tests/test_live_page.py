@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import snn_rl.envs  # noqa: F401  (registers the environment)
-from snn_rl.agents.agent import load_agent
+from snn_rl.agents.loading import load_agent
 
 PAGE = Path(__file__).parent.parent / "docs" / "live"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -61,6 +61,7 @@ def recorded_trace(frames: int) -> dict[str, list[Any]]:
     keys = ("start", "state", "observation", "q", "spikes", "action", "next")
     trace: dict[str, list[Any]] = {key: [] for key in keys}
     done, seed = True, 0
+    state = agent.policy.initial_state(1)
     while len(trace["action"]) < frames:
         start = done
         if start:
@@ -71,10 +72,9 @@ def recorded_trace(frames: int) -> dict[str, list[Any]]:
             core.state = core.state + np.array([0, 0, 0, rng.choice([-0.2, 0.2])])
         before = [float(value) for value in core.state]
         spikes: list[int] = []
-        state = agent.state if agent.state is not None else agent.policy.initial_state(1)
         seen = agent.pipeline.encode(observation[None])
-        agent.policy.q_values(
-            seen, state, np.zeros(1, bool), lambda _, s, kept=spikes: kept.append(int(s.sum()))
+        _, state = agent.policy.q_values(
+            seen, state, np.array([start]), lambda _, s, kept=spikes: kept.append(int(s.sum()))
         )
         q = agent.q_values(observation)
         action = int(q.argmax())

@@ -26,8 +26,9 @@ from torch import nn
 from untrained import untrained_agent, untrained_ann
 
 from snn_rl import cli
-from snn_rl.agents.agent import Agent, load_agent
+from snn_rl.agents.agent import Agent
 from snn_rl.agents.evaluation import STANDARD, Conditions, evaluate
+from snn_rl.agents.loading import load_agent
 from snn_rl.agents.seeds import evaluation_seeds
 from snn_rl.agents.show.canvas import BACKGROUND, REST, Box, Canvas
 from snn_rl.agents.show.drawing import SIZE, draw
@@ -108,7 +109,6 @@ def test_atari_games_are_those_of_evaluate(short_pong: str, conditions: Conditio
     games = watch(agent, 3, conditions)
     assert [game[-1].score for game in games] == expected.rewards
     assert [game[-1].frame for game in games] == expected.lengths == [90] * 3
-    assert expected.distinct_trials == 3
     for i, rate in enumerate(expected.spike_rates.values()):
         rates = [m.layers[i].rate for game in games for m in game[:-1]]
         assert np.mean(rates) == pytest.approx(rate)

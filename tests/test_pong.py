@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from snn_rl.agents.agent import load_agent
+from snn_rl.agents.loading import load_agent
 from snn_rl.runs.resume import read_state
 
 COMMAND = [sys.executable, "-m", "snn_rl"]

@@ -73,7 +73,9 @@ def test_raw_screens_and_frames_give_the_same_game(
             np.testing.assert_array_equal(raw.q_values(screen), q)
         else:
             assert raw.act(screen[None]).tolist() == actions[-1:]
-        assert all(a.equal(b) for a, b in zip(agent.state or (), raw.state or (), strict=True))
+        assert all(
+            np.array_equal(a, b) for a, b in zip(agent.state or (), raw.state or (), strict=True)
+        )
         if len(actions) == limit:
             break
     assert limit is not None or len(actions) > 300

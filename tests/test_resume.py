@@ -16,10 +16,11 @@ import pytest
 import torch
 from torch import nn
 
-from snn_rl.agents.agent import Agent, load_agent
+from snn_rl.agents.agent import Agent
 from snn_rl.agents.config import TrainConfig, make_config
 from snn_rl.agents.dqn.replay import SegmentReplay
 from snn_rl.agents.evaluation import Evaluation
+from snn_rl.agents.loading import load_agent
 from snn_rl.agents.monitor import Progress
 from snn_rl.agents.results import unfinished
 from snn_rl.agents.run import Interrupted, Run

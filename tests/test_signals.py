@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from commands import COMMAND, SMALL, run_of
 
-from snn_rl.agents.agent import load_agent
+from snn_rl.agents.loading import load_agent
 from snn_rl.runs.monitor import StopFlag
 
 ENDLESS = 10**9

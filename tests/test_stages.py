@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 import snn_rl
 from snn_rl.agents.config import TrainConfig
 from snn_rl.agents.dqn.stage import Result, StageTrainer
-from snn_rl.agents.dqn.validation import Judge, Task
+from snn_rl.agents.dqn.validation import Task, Validator
 from snn_rl.agents.evaluation import evaluate
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.qnetwork import mlp
@@ -26,7 +27,11 @@ from snn_rl.errors import SnnRlError
 
 
 def train_ann(
-    env_id: str, config: TrainConfig, watcher: Watcher, module: nn.Module | None = None
+    env_id: str,
+    config: TrainConfig,
+    watcher: Watcher,
+    module: nn.Module | None = None,
+    teacher: Policy | None = None,
 ) -> tuple[Result, Task]:
     spec = check_spaces(env_id)
     pipeline = pipeline_for(spec)
@@ -35,7 +40,7 @@ def train_ann(
     policy = Policy(trace(module, pipeline.frame_shape, pixels=False))
     task = Task(env_id, pipeline, spec.num_actions, config.seed)
     trainer = StageTrainer(
-        "ann", policy, task, config.ann, config.validation, None, watcher, stage_seed=11
+        "ann", policy, task, config.ann, config.validation, teacher, watcher, stage_seed=11
     )
     return trainer.run(), task
 
@@ -45,17 +50,17 @@ def test_the_network_kept_is_the_best_and_among_equals_the_last() -> None:
     policy = Policy(trace(module, (2,), pixels=False))
     (bias,) = (p for p in policy.network.parameters() if p.dim() == 1)
     task = Task("Choice-v0", ObservationPipeline("vector", (2,)), 2, 0)
-    judge = Judge(policy, task, tiny().validation)
+    validator = Validator(policy, task, tiny().validation)
     for preference in ([1.0, 0.0], [0.0, 1.0], [0.0, 2.0], [1.0, 0.5]):
         with torch.no_grad():
             for parameter in policy.network.parameters():
                 parameter.zero_()
             bias.copy_(torch.tensor(preference))
-        judge.validate()
-    assert judge.last == 0
-    assert judge.best_mean == 3
-    assert judge.best is not None
-    (kept,) = (p for p in judge.best.parameters() if p.dim() == 1)
+        validator.validate()
+    assert validator.last == 0
+    assert validator.best_mean == 3
+    assert validator.best is not None
+    (kept,) = (p for p in validator.best.parameters() if p.dim() == 1)
     assert kept.tolist() == [0.0, 2.0]
 
 
@@ -95,6 +100,21 @@ def test_a_target_counts_once_further_episodes_confirm_it() -> None:
     assert not result.target_reached
     assert result.validation == 0
     assert result.steps >= config.ann.steps
+
+
+@pytest.mark.parametrize("distils", [True, False])
+def test_a_teacher_is_asked_where_the_stage_distils_alone(distils: bool) -> None:
+    asked = []
+
+    class Teacher(Policy):
+        def q_values(self, *arguments: Any) -> Any:
+            asked.append(arguments)
+            return super().q_values(*arguments)
+
+    config = short(ann={"distill": [0.5, 0.5] if distils else [0, 0]})
+    teacher = Teacher(trace(mlp(4, [8], 2), (4,), pixels=False))
+    train_ann("CartPole-v1", config, Watcher(), teacher=teacher)
+    assert bool(asked) == distils
 
 
 def test_progress_is_reported_after_every_roll_out() -> None:

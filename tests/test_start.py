@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import snn_rl
-from snn_rl.agents.agent import Agent, load_agent
+from snn_rl.agents.agent import Agent
+from snn_rl.agents.loading import load_agent
 from snn_rl.errors import ConfigError, SnnRlError
 
 FEW: dict[str, Any] = {

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from snn_rl.agents.agent import Agent, load_agent
+from snn_rl.agents.agent import Agent
+from snn_rl.agents.distinct import Course, count_distinct
 from snn_rl.agents.evaluation import Conditions, evaluate, evaluate_agent
+from snn_rl.agents.loading import load_agent
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.qnetwork import mlp
 from snn_rl.agents.seeds import (
@@ -168,6 +170,39 @@ def test_games_that_begin_later_and_then_agree_are_one() -> None:
     assert sorted(played.lengths) == [3, 3, 4, 4, 5, 5, 6, 6]
     assert played.distinct_trials == 2
     assert silent.distinct_trials == 3  # paid 1, paid 2, not paid yet
+
+
+def played(points_only: bool, actions: list[int], rewards: list[float]) -> Course:
+    course = Course(points_only)
+    for action, reward in zip(actions, rewards, strict=True):
+        course.add(action, reward)
+    return course
+
+
+def test_atari_games_differ_in_when_points_were_won_and_lost() -> None:
+    def count(points_only: bool, *games: tuple[list[int], list[float]]) -> int:
+        return count_distinct(played(points_only, *game) for game in games)
+
+    one = ([3, 1, 2, 0, 1], [0, 1, 0, 0, -1.0])
+    waited = ([0, 0, 3, 1, 2, 0, 1], [0, 0, 0, 1, 0, 0, -1.0])
+    idly_other = ([3, 1, 5, 0, 1], [0, 1, 0, 0, -1.0])
+    later = ([3, 1, 2, 0, 0, 1], [0, 1, 0, 0, 0, -1.0])
+    won = ([3, 1, 2, 0, 1], [0, 1, 0, 0, 1.0])
+    assert count(True, one, waited, idly_other) == 1
+    assert count(True, one, later, won) == 3
+    assert count(False, one, waited) == 1
+    assert count(False, one, idly_other) == 2
+    assert count(True, ([1], [0.0]), ([2], [0.0]), ([1], [0.0])) == 2  # no points: actions count
+    assert count(False, ([0, 1], [1.0, 1.0]), ([0, 0], [1.0, 1.0])) == 2  # every step pays
+
+
+def test_carried_membranes_make_no_other_game_of_pong() -> None:
+    agent = load_agent("zoo:PongNoFrameskip-v4/T1")
+    # The same game, seen one decision earlier; only actions without effect differ.
+    seeds = [STARTS[0], STARTS[4]]
+    result = evaluate(agent.policy, agent.env_id, agent.pipeline, seeds, max_frames=400)
+    assert result.rewards[0] == result.rewards[1] > 0
+    assert result.distinct_trials == 1
 
 
 def test_failures_and_the_standard_error_are_counted() -> None:

@@ -12,6 +12,7 @@ from segments import (
     BATCH,
     ann_network,
     learner_of,
+    losses,
     segment_of,
     slow_return,
     spiking_network,
@@ -30,24 +31,23 @@ def td_by_hand(learner: Learner, segment: Segment) -> float:
     assert target is not None
     frames, start = torch.from_numpy(segment.frames), torch.from_numpy(segment.start)
     kwargs: dict[str, Any] = {
-        "timesteps": learner.passes.timesteps,
-        "carry_membrane": learner.passes.carry_membrane,
+        "timesteps": learner.targets.run.timesteps,
+        "carry_membrane": learner.targets.run.carry_membrane,
     }
     state = segment.state or learner.network.initial_state(BATCH)
     with torch.no_grad():
         online, _ = learner.network(frames, state, start, **kwargs)
         value, _ = target(frames, state, start, **kwargs)
-    losses = []
-    first = 0 if segment.state is not None else learner.passes.burn_in
-    for f in range(first, len(frames) - config.n_step):
+    found = []
+    for f in range(segment.burn_in, len(frames) - config.n_step):
         for b in np.flatnonzero(segment.valid[f]):
             total, discount, index = slow_return(segment, f, int(b), config.n_step, config.gamma)
             chooser = online if config.double else value
             best = int(chooser[index, b].argmax())
             target_value = total + discount * float(value[index, b, best])
             error = abs(float(online[f, b, segment.action[f, b]]) - target_value)
-            losses.append(error - 0.5 if error > 1 else 0.5 * error**2)
-    return float(np.mean(losses))
+            found.append(error - 0.5 if error > 1 else 0.5 * error**2)
+    return float(np.mean(found))
 
 
 @pytest.mark.parametrize("double", [True, False])
@@ -75,12 +75,13 @@ def test_dqn_loss_is_that_of_a_plain_sequential_pass(
             parameter.add_(0.1 * torch.randn_like(parameter))
     target.constrain()
     for seed in range(3):
-        segment = segment_of(learner.passes.burn_in + 6 + n_step, seed)
-        metrics = learner.loss(segment)[1]
+        unknown = max(burn_in, stack - 1)  # frames that fill the stack
+        segment = segment_of(unknown + 6 + n_step, seed, burn_in=unknown)
+        metrics = losses(learner, segment)[1]
         assert metrics["td"] == pytest.approx(td_by_hand(learner, segment), rel=1e-4)
         state = tuple(torch.rand_like(tensor) for tensor in network.initial_state(BATCH))
-        known = replace(segment, state=state)
-        metrics = learner.loss(known)[1]
+        known = replace(segment, state=state, burn_in=burn_in)
+        metrics = losses(learner, known)[1]
         assert metrics["td"] == pytest.approx(td_by_hand(learner, known), rel=1e-4)
 
 
@@ -101,7 +102,7 @@ def test_in_double_dqn_the_online_network_selects(double: bool, valued: float) -
     chosen = online[-1].bias.detach()[torch.from_numpy(segment.action[0])]
     wanted = torch.from_numpy(segment.reward[0]) + 0.99 * valued
     expected = functional.smooth_l1_loss(chosen, wanted)
-    assert learner.loss(segment)[1]["td"] == pytest.approx(float(expected), rel=1e-5)
+    assert losses(learner, segment)[1]["td"] == pytest.approx(float(expected), rel=1e-5)
 
 
 class Spy(Network):
@@ -120,7 +121,7 @@ def test_target_network_starts_where_the_segment_does() -> None:
     learner = learner_of(network, n_step=2, timesteps=2)
     state = tuple(torch.full_like(m, 0.5) for m in network.initial_state(BATCH))
     Spy.calls = []
-    learner.loss(replace(segment_of(8), state=state))
+    losses(learner, replace(segment_of(8), state=state))
     of_target = [call for call in Spy.calls if call[0] is learner.target]
     of_network = [call for call in Spy.calls if call[0] is network]
     assert len(of_target) == 1
@@ -132,9 +133,9 @@ def test_target_network_starts_where_the_segment_does() -> None:
 def test_network_without_membranes_is_asked_for_the_frames_that_count_alone() -> None:
     network = ann_network()
     network.__class__ = Spy
-    learner = learner_of(network, n_step=5, burn_in=4)
+    learner = learner_of(network, n_step=5)
     Spy.calls = []
-    learner.loss(segment_of(learner.passes.burn_in + 1 + learner.passes.ahead))
+    losses(learner, segment_of(1 + 5))
     assert sum(state == () for _, _, state in Spy.calls) == 3  # frame, its bootstrap, twice
     assert [frames for _, frames, _ in Spy.calls] == [1, 1, 1]
 
@@ -149,11 +150,11 @@ def test_learning_from_many_segments_is_updating_one_by_one(kind: str, double: b
         return learner_of(network, double=double, target_every=3, timesteps=2, learning_rate=0.01)
 
     one, other = fresh(), fresh()
-    length = one.passes.burn_in + 2 + one.passes.ahead
-    segments = [segment_of(length, seed) for seed in range(8)]
+    before = one.network.stack - 1
+    segments = [segment_of(before + 2 + 3, seed, burn_in=before) for seed in range(8)]
     assert one.learn(iter(())) == {}
     numbers = one.learn(iter(segments))
-    metrics = [other.update(segment) for segment in segments][-1]
+    metrics = [other.learn(iter([segment])) for segment in segments][-1]
     assert one.updates == other.updates == 8
     assert numbers == pytest.approx({name: float(value) for name, value in metrics.items()})
     for found, wanted in zip(one.parameters, other.parameters, strict=True):

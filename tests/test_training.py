@@ -18,9 +18,10 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
 from torch import Tensor, nn
 
 import snn_rl
-from snn_rl.agents.agent import Agent, load_agent
+from snn_rl.agents.agent import Agent
 from snn_rl.agents.config import make_config
 from snn_rl.agents.evaluation import evaluate_agent
+from snn_rl.agents.loading import load_agent
 from snn_rl.agents.results import stages
 from snn_rl.agents.run import Interrupted, Run
 from snn_rl.agents.seeds import validation_seeds

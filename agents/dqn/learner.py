@@ -12,14 +12,14 @@ from itertools import islice
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from snn_rl.agents.config import LearnerConfig
+from snn_rl.agents.dqn.execution import Execution
 from snn_rl.agents.dqn.losses import distillation, mean_rate
 from snn_rl.agents.dqn.replay import Segment
-from snn_rl.agents.dqn.targets import Passes, Prepared, on_device
+from snn_rl.agents.dqn.targets import Lesson, make_targets
 from snn_rl.core.network import Network
 from snn_rl.runs.resume import load_optimizer_state, optimizer_state
 
@@ -53,7 +53,8 @@ class Learner:
         self.target = network.clone().eval().requires_grad_(False) if max(config.td) > 0 else None
         network.eval()
         self.kept = network.clone().eval() if config.average else network
-        self.passes = Passes(network, self.target, config, timesteps, carry_membrane)
+        run = Execution(timesteps, carry_membrane, config.amp)
+        self.targets = make_targets(network, self.target, config, run)
         self.parameters = [p for p in network.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(self.parameters, lr=config.learning_rate, fused=True)
 
@@ -75,9 +76,13 @@ class Learner:
             FloatingPointError: the gradients are not finite.
         """
         metrics: dict[str, Tensor] = {}
-        while group := list(islice(segments, self._before_copying())):
-            for segment, data in zip(group, self.passes.prepare(group), strict=True):
-                metrics = self.update(segment, data)
+        self.network.train()  # dropout and batch-norm, here alone
+        try:
+            while group := list(islice(segments, self._before_copying())):
+                for lesson in self.targets.lessons(group):
+                    metrics = self.update(lesson)
+        finally:
+            self.network.eval()
         return read_metrics(metrics) if metrics else {}
 
     def _before_copying(self) -> int:
@@ -85,26 +90,20 @@ class Learner:
         every = self.config.target_every
         return min(every - self.updates % every, AT_ONCE)
 
-    def update(self, segment: Segment, data: Prepared | None = None) -> dict[str, Tensor]:
+    def update(self, lesson: Lesson) -> dict[str, Tensor]:
         """One gradient step; returns the losses, the mean spike rate and the gradients' norm.
 
-        Dropout and batch-norm are in training mode for the losses alone. A GPU is not waited for:
-        `read_metrics` does that, and finds diverged training there.
-
-        Args:
-            data: the segment as `Passes.prepare` gave it, if it is there already.
+        A GPU is not waited for: `read_metrics` does that, and finds diverged training there.
 
         Raises:
             FloatingPointError: the gradients are not finite; on the CPU nothing has changed then.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
-        self.network.train()
-        loss, metrics = self.loss(segment, data)
-        self.network.eval()
+        loss, metrics = self.loss(lesson)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         metrics["gradient_norm"] = self._limit_gradients()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
         self.optimizer.step()
         self.network.constrain()
         self.updates += 1
@@ -113,6 +112,33 @@ class Learner:
         if self.kept is not self.network:
             self._average()
         return metrics
+
+    def loss(self, lesson: Lesson) -> tuple[Tensor, dict[str, Tensor]]:
+        """Weighted sum of the TD loss, the distillation loss and the spike-rate penalty."""
+        config, q, valid = self.config, lesson.q, lesson.valid
+        td_weight, distill_weight = (
+            _at(self.progress, weights) for weights in (config.td, config.distill)
+        )
+        loss = 0 * q.sum()  # has a gradient also where all weights are zero
+        metrics: dict[str, Tensor] = {}
+        if lesson.targets is not None:
+            chosen = q.gather(2, lesson.action.unsqueeze(2)).squeeze(2)
+            errors = functional.smooth_l1_loss(chosen, lesson.targets, reduction="none")
+            td = _mean(errors, valid)
+            loss = loss + td_weight * td
+            metrics["td"] = td.detach()
+        if distill_weight > 0 and lesson.teacher_q is not None:
+            distill = _mean(distillation(q, lesson.teacher_q, config.temperature), valid)
+            loss = loss + distill_weight * distill
+            same = (q.argmax(2) == lesson.teacher_q.argmax(2)).float()
+            metrics["distill"] = distill.detach()
+            metrics["agreement"] = _mean(same, valid)
+        if lesson.rates:
+            rate = mean_rate(lesson.rates, self.network)
+            metrics["spike_rate"] = rate.detach()
+            if config.rate_penalty > 0:
+                loss = loss + config.rate_penalty * rate
+        return loss, metrics
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -157,42 +183,6 @@ class Learner:
             self.kept.load_state_dict(state["kept"])
         self.updates = state["updates"]
         load_optimizer_state(self.optimizer, state["optimizer"])
-
-    def loss(
-        self, segment: Segment, data: Prepared | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Weighted sum of the TD loss, the distillation loss and the spike-rate penalty."""
-        config = self.config
-        td_weight, distill_weight = (
-            _at(self.progress, weights) for weights in (config.td, config.distill)
-        )
-        rates: dict[str, Tensor] = {}
-        q, targets = self.passes.run(data or self.passes.prepare([segment])[0], rates)
-        now = self.passes.counted(segment)
-        valid = self._tensor(segment.valid[now])
-        loss = 0 * q.sum()  # has a gradient also where all weights are zero
-        metrics: dict[str, Tensor] = {}
-        if targets is not None:
-            chosen = q.gather(2, self._tensor(segment.action[now]).unsqueeze(2)).squeeze(2)
-            td = _mean(functional.smooth_l1_loss(chosen, targets, reduction="none"), valid)
-            loss = loss + td_weight * td
-            metrics["td"] = td.detach()
-        if distill_weight > 0 and segment.teacher_q is not None:
-            teacher_q = self._tensor(segment.teacher_q[now])
-            distill = _mean(distillation(q, teacher_q, config.temperature), valid)
-            loss = loss + distill_weight * distill
-            same = (q.argmax(2) == teacher_q.argmax(2)).float()
-            metrics["distill"] = distill.detach()
-            metrics["agreement"] = _mean(same, valid)
-        if rates:
-            rate = mean_rate(rates, self.network)
-            metrics["spike_rate"] = rate.detach()
-            if config.rate_penalty > 0:
-                loss = loss + config.rate_penalty * rate
-        return loss, metrics
-
-    def _tensor(self, array: NDArray[Any]) -> Tensor:
-        return on_device(array, self.network.device)
 
 
 def read_metrics(metrics: Mapping[str, Tensor]) -> dict[str, float]:

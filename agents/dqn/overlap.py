@@ -10,7 +10,7 @@ from snn_rl.agents.dqn.rollout import Exploration, Rollout
 from snn_rl.agents.policy import Policy
 
 
-class Ahead:
+class OverlappedPlay:
     """Plays one roll-out at a time in a thread, with the weights as they were at its start.
 
     Nothing that the thread reads or writes is touched by an update, so a run does not depend on

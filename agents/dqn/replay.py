@@ -1,4 +1,7 @@
-"""Replay of segments: each frame is stored once; segments are cut out when they are sampled."""
+"""Replay of segments: each frame is stored once; segments are cut out when they are sampled.
+
+Source of stored states: R2D2 (Kapturowski et al. 2019).
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,16 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from snn_rl.core.network import State
+
+SPARE = 1 << 20
+"""Values of each environment's frames that are kept for a resume at least."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +26,7 @@ class Step:
     """One step of all environments, [num_envs] each.
 
     `last` marks final frames, whose step only resets the environment: there is no transition.
+    `state` is the network's before the frame, where it is to be stored.
     """
 
     frame: NDArray[np.generic]
@@ -30,6 +37,7 @@ class Step:
     terminated: NDArray[np.bool_]
     truncated: NDArray[np.bool_]
     teacher_q: NDArray[np.float32] | None = None
+    state: State | None = None
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,8 @@ class Segment:
 
     `start` marks the first frame of an episode, `valid` frames that a transition follows.
     `teacher_q` [F, B, actions] are the teacher's labels; `state` is the network's state before
-    the first frame where it is known exactly.
+    the first frame where it is known; the first `burn_in` frames only build up its membranes, or
+    fill the stack of frames.
     """
 
     frames: NDArray[Any]
@@ -50,6 +59,7 @@ class Segment:
     truncated: NDArray[Any]
     teacher_q: NDArray[np.float32] | None = None
     state: State | None = None
+    burn_in: int = 0
 
 
 class SegmentReplay:
@@ -64,6 +74,12 @@ class SegmentReplay:
             to `spare` steps ago, and takes the same steps again, draws the same segments.
         files: keeps the arrays as files in this folder, which outlive the process; what they
             already hold is kept.
+        state: of all environments, as the stored ones look. They keep float32: whatever is
+            rounded would spike at other times than in play.
+        every: rows from one stored state to the next; drawn segments start there. 0 for none.
+
+    Raises:
+        OSError: the disk is full.
     """
 
     def __init__(
@@ -76,8 +92,11 @@ class SegmentReplay:
         teacher_actions: int = 0,
         spare: int = 0,
         files: Path | None = None,
+        state: State = (),
+        every: int = 0,
     ) -> None:
         self.rows, self.ring, self.files = rows, rows + spare, files
+        self.every, self.slots = every, -(-self.ring // every) if every else 0
         self.written = 0
         shape = (num_envs, self.ring)
         pixel = np.uint8 if pixels else np.float32
@@ -89,8 +108,15 @@ class SegmentReplay:
         self.terminated = self._array("terminated", shape, np.bool_)
         self.truncated = self._array("truncated", shape, np.bool_)
         self.teacher_q = self._array("teacher_q", (*shape, teacher_actions), np.float32)
+        # Those of the ring's rows outlive these rows.
+        self.states = tuple(
+            self._array(
+                f"state{number}", (num_envs, self.slots, *tensor.shape[1:]), tensor.numpy().dtype
+            )
+            for number, tensor in enumerate(_on_cpu(state) if every else ())
+        )
 
-    def _array(self, name: str, shape: tuple[int, ...], dtype: type[Any]) -> NDArray[Any]:
+    def _array(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         size = math.prod(shape) * np.dtype(dtype).itemsize
         if self.files is None or size == 0:
             return np.zeros(shape, dtype)
@@ -120,7 +146,14 @@ class SegmentReplay:
                 os.fsync(file.fileno())
 
     def append(self, step: Step) -> None:
-        """Store one step of all environments over the oldest one."""
+        """Store one step of all environments over the oldest one.
+
+        Raises:
+            ValueError: it comes without the state that belongs into this row, or with another one.
+        """
+        expected = bool(self.every) and self.written % self.every == 0
+        if (step.state is not None) != expected:
+            raise ValueError(f"row {self.written} needs {'a' if expected else 'no'} state")
         row = self.written % self.ring
         self.frames[:, row] = step.frame
         self.start[:, row] = step.start
@@ -131,15 +164,33 @@ class SegmentReplay:
         self.truncated[:, row] = step.truncated
         if step.teacher_q is not None:
             self.teacher_q[:, row] = step.teacher_q
+        for array, tensor in zip(self.states, _on_cpu(step.state or ()), strict=False):
+            array[:, self.written // self.every % self.slots] = tensor.numpy()
         self.written += 1
 
-    def sample(self, generator: np.random.Generator, batch: int, length: int) -> Segment:
-        """Uniformly drawn segments of `length` frames. Raises ValueError if none fits yet."""
-        self._check(length)
-        offsets = len(self) - length + 1
+    def sample(
+        self, generator: np.random.Generator, batch: int, length: int, burn_in: int = 0
+    ) -> Segment:
+        """Uniformly drawn segments of `length` frames, of which the first `burn_in` do not count.
+
+        Raises:
+            ValueError: no segment of this length is there yet.
+        """
+        firsts = self.firsts(length)
+        if not firsts:
+            self._refuse(length)
         env = generator.integers(len(self.frames), size=batch)
-        first = generator.integers(offsets, size=batch) + (self.written - len(self))
-        return self._cut(env, first, length)
+        first = firsts.step * generator.integers(len(firsts), size=batch) + firsts.start
+        state = None
+        if self.every:
+            slot = first // self.every % self.slots
+            state = tuple(torch.from_numpy(array[env, slot]) for array in self.states)
+        return self._cut(env, first, length, state, burn_in)
+
+    def firsts(self, length: int) -> range:
+        """Rows, counted from the very first one, at which drawn segments of `length` start."""
+        every, oldest = self.every or 1, self.written - len(self)
+        return range(-(-oldest // every) * every, self.written - length + 1, every)
 
     def newest(
         self, length: int, state: State | None, envs: NDArray[np.int64] | None = None
@@ -153,16 +204,16 @@ class SegmentReplay:
         Raises:
             ValueError: there are fewer rows.
         """
-        self._check(length)
+        if len(self) < length:
+            self._refuse(length)
         if envs is None:
             envs = np.arange(len(self.frames))
         elif state is not None:
             state = tuple(tensor[torch.from_numpy(envs)] for tensor in state)
         return self._cut(envs, np.full(len(envs), self.written - length), length, state)
 
-    def _check(self, length: int) -> None:
-        if len(self) < length:
-            raise ValueError(f"the replay holds {len(self)} rows; a segment needs {length}")
+    def _refuse(self, length: int) -> NoReturn:
+        raise ValueError(f"the replay holds {len(self)} rows; a segment needs {length}")
 
     def _cut(
         self,
@@ -170,6 +221,7 @@ class SegmentReplay:
         first: NDArray[np.int64],
         length: int,
         state: State | None = None,
+        burn_in: int = 0,
     ) -> Segment:
         at = (env[None], (first[None] + np.arange(length)[:, None]) % self.ring)
         return Segment(
@@ -182,4 +234,16 @@ class SegmentReplay:
             truncated=self.truncated[at],
             teacher_q=self.teacher_q[at] if self.teacher_q.shape[2] else None,
             state=state,
+            burn_in=burn_in,
         )
+
+
+def spare_rows(rows: int, frame_shape: tuple[int, ...], *, rollout: int, total: int) -> int:
+    """Older steps to keep beside `rows`, so that saves need not be frequent: a quarter, or more of
+    small frames, but no more than a stage of `total` steps takes."""
+    spare = max(rows // 4, rollout, SPARE // math.prod(frame_shape))
+    return min(spare, max(0, total + rollout - rows))
+
+
+def _on_cpu(state: State) -> State:
+    return tuple(tensor.cpu() for tensor in state)

@@ -59,6 +59,8 @@ class Rollout:
             blanked (flicker), it sees them as they were.
         generator: all exploration draws come from it.
         clip_rewards: store rewards clipped to -1...1 (returns stay as the game gives them).
+        state_every: every so-manieth step, the first one included, holds the policy's state before
+            it; 0 for none.
     """
 
     def __init__(
@@ -71,11 +73,13 @@ class Rollout:
         generator: np.random.Generator,
         *,
         clip_rewards: bool = False,
+        state_every: int = 0,
     ) -> None:
         count = vector.num_envs
         self.vector, self.env_id, self.pipeline = vector, env_id, pipeline
         self.policy, self.teacher, self.generator = policy, teacher, generator
-        self.clip_rewards = clip_rewards
+        self.clip_rewards, self.state_every = clip_rewards, state_every
+        self.taken = 0  # steps
         self.state = policy.initial_state(count)
         self.teacher_state = teacher.initial_state(count) if teacher else ()
         observation, self.info = vector.reset()
@@ -91,6 +95,7 @@ class Rollout:
             "environments": snapshot(self.vector),
             "state": self.state,
             "teacher_state": self.teacher_state,
+            "taken": self.taken,
             **{name: getattr(self, name) for name in _COUNTS},
         }
 
@@ -101,6 +106,7 @@ class Rollout:
         device = self.policy.network.device
         self.state = tuple(tensor.to(device) for tensor in state["state"] or ())
         self.teacher_state = tuple(tensor.to(device) for tensor in state["teacher_state"] or ())
+        self.taken = state["taken"]
         for name in _COUNTS:
             setattr(self, name, state[name].numpy())
 
@@ -115,6 +121,8 @@ class Rollout:
 
     def _step(self, store: StepStore, exploration: Exploration) -> list[tuple[float, int]]:
         seen = self.policy.view(self.frame, self.info, self.env_id)
+        stores = self.state_every and self.taken % self.state_every == 0
+        before = self.state if stores else None
         q, self.state = self.policy.q_values(seen, self.state, self.start)
         teacher_q = None
         if self.teacher is not None:
@@ -130,8 +138,9 @@ class Rollout:
         if not np.isfinite(reward).all():
             raise ValueError(f"{self.env_id} returned a reward that is not a finite number")
         stored = np.clip(reward, -1, 1) if self.clip_rewards else reward
-        step = Step(seen, self.start, self.last, action, stored, terminated, truncated, teacher_q)
-        store.append(step)
+        ends = (terminated, truncated)
+        store.append(Step(seen, self.start, self.last, action, stored, *ends, teacher_q, before))
+        self.taken += 1
         self.returns += reward
         self.lengths += ~self.last
         ended = terminated | truncated

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -15,10 +14,11 @@ import torch
 
 from snn_rl.agents.config import LearnerConfig, ValidationConfig
 from snn_rl.agents.dqn.learner import Learner
-from snn_rl.agents.dqn.overlap import Ahead
-from snn_rl.agents.dqn.replay import Segment, SegmentReplay
+from snn_rl.agents.dqn.overlap import OverlappedPlay
+from snn_rl.agents.dqn.replay import Segment, SegmentReplay, spare_rows
 from snn_rl.agents.dqn.rollout import Rollout, exploration
-from snn_rl.agents.dqn.validation import Judge, Task
+from snn_rl.agents.dqn.spans import spans_of
+from snn_rl.agents.dqn.validation import Task, Validator
 from snn_rl.agents.evaluation import Stopped
 from snn_rl.agents.monitor import Monitor, Progress
 from snn_rl.agents.policy import Policy
@@ -27,10 +27,6 @@ from snn_rl.errors import SnnRlError
 from snn_rl.runs.resume import Saver
 
 log = logging.getLogger(__name__)
-
-SPARE = 1 << 20
-"""Values of each environment's frames that the replay keeps beyond what it draws from, so that
-saves need not be frequent."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +72,9 @@ class StageTrainer:
         saver: Saver | None = None,
     ) -> None:
         self.name, self.task, self.config, self.monitor = name, task, config, monitor
-        self.policy, self.teacher, self.stage_seed = policy, teacher, stage_seed
+        self.policy, self.stage_seed = policy, stage_seed
+        asked = max(config.distill) > 0 or config.teacher_acts > 0
+        self.teacher = teacher if asked else None  # labels cost a pass at every step
         self.saver = saver
         self.validate_every = validation.every
         self.next_validation = config.learning_starts + validation.every
@@ -92,15 +90,13 @@ class StageTrainer:
             carry_membrane=policy.carry_membrane,
         )
         kept = replace(policy, network=self.learner.kept)
-        self.ahead: Ahead | None = None
+        self.overlapped: OverlappedPlay | None = None
         if config.overlap:
-            self.ahead = Ahead(policy)
+            self.overlapped = OverlappedPlay(policy)
             self.play_generator = np.random.default_rng([stage_seed, 1])
         self.before: State = ()  # at the start of the newest roll-out in the replay
-        self.judge = Judge(kept, task, validation, monitor.should_stop)
-        self.length = config.rollout
-        if config.replay:
-            self.length = self.learner.passes.burn_in + config.segment + self.learner.passes.ahead
+        self.validator = Validator(kept, task, validation, monitor.should_stop)
+        self.spans = spans_of(policy, config)
         # Whether a resumed stage needs what the replay holds.
         self.keeps_replay = config.replay > 0 or config.overlap
         self.replay = self._make_replay()
@@ -125,17 +121,18 @@ class StageTrainer:
                 vector,
                 task.env_id,
                 task.pipeline,
-                self.ahead.policy if self.ahead else self.policy,
+                self.overlapped.policy if self.overlapped else self.policy,
                 self.teacher,
                 self.play_generator,
                 clip_rewards=config.clip_rewards,
+                state_every=self.spans.every,
             )
             self._resume(rollout)
             self._train(rollout)
             self._save(rollout)
         finally:
-            if self.ahead:
-                self.ahead.close()
+            if self.overlapped:
+                self.overlapped.close()
             vector.close()
             if self.saver:
                 self.saver.wait()
@@ -153,13 +150,13 @@ class StageTrainer:
 
     def _complete(self) -> bool:
         used_up = self.steps >= self.config.steps and self.validated_at == self.steps
-        return used_up or self.judge.satisfied
+        return used_up or self.validator.satisfied
 
     def _validate_if_due(self) -> None:
         if self.steps < min(self.next_validation, self.config.steps):
             return
         try:
-            evaluation = self.judge.validate()
+            evaluation = self.validator.validate()
         except Stopped:  # it is due again when the stage is resumed
             return
         self.next_validation = self.steps + self.validate_every
@@ -196,12 +193,12 @@ class StageTrainer:
             "recent": list(self.recent),
             "metrics": self.metrics,
             "written": self.replay.written,
-            "before": self.before if self.ahead else (),
+            "before": self.before if self.overlapped else (),
             "generator": self.generator.bit_generator.state,
             "play_generator": self.play_generator.bit_generator.state,
             "torch_generator": torch.get_rng_state(),  # draws dropout's masks
             "learner": self.learner.state_dict(),
-            "judge": self.judge.state_dict(),
+            "validation": self.validator.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -218,15 +215,15 @@ class StageTrainer:
         self.play_generator.bit_generator.state = state["play_generator"]
         torch.set_rng_state(state["torch_generator"])
         self.learner.load_state_dict(state["learner"])
-        self.judge.load_state_dict(state["judge"])
+        self.validator.load_state_dict(state["validation"])
 
     def _roll_out_and_learn(self, rollout: Rollout) -> None:
         config, began = self.config, rollout.state
         self.odds = exploration(config, self.steps / config.steps)
-        if self.ahead:
-            self.ahead.start(rollout, config.rollout, self.odds)
+        if self.overlapped:
+            self.overlapped.start(rollout, config.rollout, self.odds)
             self._learn()
-            self._count(began, self.ahead.finish(self.replay))
+            self._count(began, self.overlapped.finish(self.replay))
         else:
             self._count(began, rollout.collect(self.replay, config.rollout, self.odds))
             self._learn()
@@ -238,31 +235,31 @@ class StageTrainer:
         self.steps += self.config.rollout * self.config.num_envs
 
     def _learn(self) -> None:
-        if self.steps >= self.config.learning_starts and len(self.replay) >= self.length:
+        if self.steps >= self.config.learning_starts and self.replay.firsts(self.spans.length):
             self.metrics = self.learner.learn(self._segments())
 
     def _segments(self) -> Iterator[Segment]:
         """Data of the updates after a roll-out: drawn from the replay, or the roll-out itself,
         divided among the updates by environment, from the state it really began in."""
-        config = self.config
+        config, spans = self.config, self.spans
         if config.replay:
             for _ in range(config.updates):
-                yield self.replay.sample(self.generator, config.batch, self.length)
+                yield self.replay.sample(self.generator, config.batch, spans.length, spans.burn_in)
             return
         for envs in np.array_split(self.generator.permutation(config.num_envs), config.updates):
-            yield self.replay.newest(self.length, self.before, envs)
+            yield self.replay.newest(spans.length, self.before, envs)
 
     def _make_replay(self) -> SegmentReplay:
         config, network = self.config, self.policy.network
         rows = config.replay // config.num_envs if config.replay else config.rollout
-        if rows < self.length:
-            needed = self.length * config.num_envs
+        if rows < self.spans.rows:
+            needed = self.spans.rows * config.num_envs
             raise SnnRlError(f"{self.name}: replay must hold at least {needed} transitions")
         files, spare = None, 0
         if self.saver and self.keeps_replay:
             files = self.saver.replay_files
-            spare = max(rows // 4, config.rollout, SPARE // math.prod(network.input_shape))
-            spare = min(spare, max(0, config.steps // config.num_envs + config.rollout - rows))
+            total = config.steps // config.num_envs
+            spare = spare_rows(rows, network.input_shape, rollout=config.rollout, total=total)
         return SegmentReplay(
             config.num_envs,
             rows,
@@ -271,6 +268,8 @@ class StageTrainer:
             teacher_actions=self.task.num_actions if self.teacher else 0,
             spare=spare,
             files=files,
+            state=self.policy.initial_state(config.num_envs),
+            every=self.spans.every,
         )
 
     def _progress(self) -> Progress:
@@ -282,7 +281,7 @@ class StageTrainer:
             seconds=self.seconds,
             epsilon=self.odds.epsilon,
             mean_reward=float(np.mean(self.recent)) if self.recent else None,
-            validation=self.judge.last,
+            validation=self.validator.last,
             metrics=self.metrics,
         )
 
@@ -295,9 +294,9 @@ class StageTrainer:
                 self.config.learning_starts,
             )
         return Result(
-            network=self.judge.best or self.learner.kept,
-            validation=self.judge.best_mean,
-            target_reached=self.judge.satisfied,
+            network=self.validator.best or self.learner.kept,
+            validation=self.validator.best_mean,
+            target_reached=self.validator.satisfied,
             steps=self.steps,
             updates=self.learner.updates,
             seconds=self.seconds,

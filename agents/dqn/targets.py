@@ -1,211 +1,264 @@
-"""How networks run over segments: Q-values, and what their TD targets bootstrap from."""
+"""What updates learn from: Q-values of a segment's frames, and the TD targets they are drawn to.
+
+A segment is burn-in frames, frames that count, and frames that follow them, where n-step returns
+bootstrap. Networks that carry membranes run through all of it in sequence (`SequenceTargets`);
+others are asked for the frames that count and for those bootstrapped from alone (`FrameTargets`).
+
+Sources: DQN (Mnih et al. 2015), double DQN (van Hasselt et al. 2016), stored state and burn-in of
+recurrent networks (R2D2, Kapturowski et al. 2019).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from snn_rl.agents.config import LearnerConfig
-from snn_rl.agents.dqn.losses import Returns, n_step_returns
+from snn_rl.agents.dqn.execution import Execution, on_device
+from snn_rl.agents.dqn.losses import n_step_returns
 from snn_rl.agents.dqn.replay import Segment
-from snn_rl.core.network import Network, SpikeHook, State
+from snn_rl.agents.dqn.spans import bootstrap_frames
+from snn_rl.core.network import Network, State
 from snn_rl.core.stacking import stack_at
 
-_Pair = tuple[Tensor, Tensor]
+
+def vanilla_dqn(values: Tensor) -> Tensor:
+    """Worth of frames [f, B] by the target network's `values` [f, B, actions]: its best one."""
+    return values.amax(2)
 
 
-@dataclass
-class Prepared:
-    """A segment on the device, and what its targets bootstrap from.
-
-    Attributes:
-        now: the frames that count.
-        returns: n-step returns; None without a target network.
-        final: indices, from the first frame that counts, of the frames to bootstrap from.
-        after, values: those frames with their stacks, and the target network's values of them; for
-            networks without membranes alone.
-    """
-
-    frames: Tensor
-    start: Tensor
-    state: State
-    now: slice
-    returns: Returns | None
-    final: _Pair | None
-    after: Tensor | None = None
-    values: Tensor | None = None
+def double_dqn(values: Tensor, online: Tensor) -> Tensor:
+    """Worth of frames [f, B]: the target network's value of the action that the online network
+    prefers. Both [f, B, actions]."""
+    return values.gather(2, online.argmax(2, keepdim=True)).squeeze(2)
 
 
 @dataclass(frozen=True)
-class Passes:
-    """The passes of an online and a target network over segments [F, B].
-
-    A segment is burn-in frames (unless its state is known), frames that count, and `ahead` frames
-    to bootstrap from.
+class Lesson:
+    """What one update learns from: f frames that count of B environments, on the device.
 
     Attributes:
-        target: None where nothing is bootstrapped.
-        timesteps, carry_membrane: how both networks are run.
+        q: the online network's Q-values [f, B, actions], with their gradient.
+        targets: TD targets [f, B]; None without a target network.
+        action: taken [f, B].
+        valid: bool [f, B], frames that a transition follows.
+        teacher_q: the teacher's Q-values [f, B, actions], where there is a teacher.
+        rates: spikes per neuron and frame by layer, with their gradient.
     """
+
+    q: Tensor
+    targets: Tensor | None
+    action: Tensor
+    valid: Tensor
+    teacher_q: Tensor | None
+    rates: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Targets(Protocol):
+    """Turns segments into lessons."""
+
+    def lessons(self, segments: Sequence[Segment]) -> Iterator[Lesson]:
+        """One lesson per segment, in order. Each is made when it is asked for, with the weights
+        that the online network has then; those of the target network must stay until the last."""
+
+
+def make_targets(
+    network: Network, target: Network | None, config: LearnerConfig, run: Execution
+) -> Targets:
+    """What suits the network.
+
+    Args:
+        network: the online one.
+        target: None where nothing is bootstrapped.
+    """
+    kind = SequenceTargets if network.spiking else FrameTargets
+    return kind(network, target, config, run)
+
+
+@dataclass(frozen=True)
+class SequenceTargets:
+    """Of networks with membranes: both run over the same frames, each with its own weights, from
+    the same start, which is the state before the segment's first frame."""
 
     network: Network
     target: Network | None
     config: LearnerConfig
-    timesteps: int
-    carry_membrane: bool
+    run: Execution
 
-    @property
-    def burn_in(self) -> int:
-        """Frames before a segment that build up the membranes and fill the stack of frames."""
-        return max(self.config.burn_in if self.network.spiking else 0, self.network.stack - 1)
+    def lessons(self, segments: Sequence[Segment]) -> Iterator[Lesson]:
+        """As `Targets.lessons`."""
+        for segment in segments:
+            yield self._lesson(segment)
 
-    @property
-    def ahead(self) -> int:
-        """Frames needed behind a segment to bootstrap from."""
-        return self.config.n_step if self.target is not None else 0
-
-    def counted(self, segment: Segment) -> slice:
-        """The frames of a segment that count."""
-        burn_in = 0 if segment.state is not None else self.burn_in
-        return slice(burn_in, len(segment.frames) - self.ahead)
-
-    def prepare(self, segments: Sequence[Segment]) -> list[Prepared]:
-        """The segments on the device. Without membranes to run through, the target network's
-        values of all of them come from one batch."""
-        prepared = [self._place(segment) for segment in segments]
-        stacks = [one.after for one in prepared if one.after is not None]
-        if self.target is not None and stacks:
-            with torch.no_grad():
-                values, _ = self._run(self.target.on_stacks(), torch.cat(stacks, 1), (), None)
-            widths = [stack.shape[1] for stack in stacks]
-            for one, part in zip(prepared, torch.split(values, widths, 1), strict=True):
-                one.values = part
-        return prepared
-
-    def run(self, data: Prepared, rates: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
-        """Q-values [f, B, actions] of the frames that count, and their TD targets [f, B], None
-        without a target network.
-
-        Args:
-            rates: filled with spikes per neuron and frame, by layer.
-        """
-        q, after = self._in_sequence(data, rates) if self.network.spiking else self._apart(data)
-        if data.returns is None or after is None:
-            return q, None
-        chooser, value = after
-        best = value.gather(2, chooser.argmax(2, keepdim=True)).squeeze(2)
-        total, discount = self._tensor(data.returns.total), self._tensor(data.returns.discount)
-        return q, total + discount * best
-
-    def _place(self, segment: Segment) -> Prepared:
-        frames, start = self._tensor(segment.frames), self._tensor(segment.start)
-        now, state = self.counted(segment), segment.state or ()
-        returns, final = None, None
-        if self.target is not None:
-            returns = self._returns(segment, now.start)
-            envs = torch.arange(frames.shape[1], device=frames.device)
-            final = (self._tensor(returns.index), envs)
-        if self.network.spiking:
-            state = state or self.network.initial_state(frames.shape[1])
-            return Prepared(frames, start, state, now, returns, final)
-        frames, start, first = self._with_older(frames, start, state, now.start)
-        after = self._stacked(frames, start, first + final[0]) if final else None
-        now = slice(first, first + now.stop - now.start)
-        return Prepared(frames, start, (), now, returns, final, after)
-
-    def _returns(self, segment: Segment, first: int) -> Returns:
-        return n_step_returns(
-            segment.reward[first:],
-            segment.terminated[first:],
-            segment.truncated[first:],
-            gamma=self.config.gamma,
-            n=self.ahead,
-        )
-
-    def _in_sequence(self, data: Prepared, rates: dict[str, Tensor]) -> tuple[Tensor, _Pair | None]:
-        """Q-values of the frames that count, and online and target ones of those after them."""
+    def _lesson(self, segment: Segment) -> Lesson:
+        rates: dict[str, Tensor] = {}
 
         def observe(layer: str, spikes: Tensor) -> None:
             rates[layer] = spikes.sum(1).mean()
 
-        frames, start, state, now = data.frames, data.start, data.state, data.now
-        began = state
+        run, network, device = self.run, self.network, self.network.device
+        frames, start = on_device(segment.frames, device), on_device(segment.start, device)
+        now = counted(segment, self.config)
+        began = state = state_before(segment, network)
         if now.start:
             with torch.no_grad():
-                _, state = self._run(self.network, frames[: now.start], state, start[: now.start])
-        q, state = self._run(self.network, frames[now], state, start[now], observe)
+                _, state = run(network, frames[: now.start], state, start[: now.start])
+        q, state = run(network, frames[now], state, start[now], observe)
         if self.target is None:
-            return q, None
+            return make_lesson(segment, now, q, None, rates)
+        bootstrap = Bootstrap.of(segment, now.start, self.config, device)
         with torch.no_grad():
-            # The target runs over the same frames from the same start with its own weights.
-            value, _ = self._run(self.target, frames, began, start)
-            values = value[now.start :][data.final]
-            if not self.config.double:
-                return q, (values, values)
-            after, _ = self._run(self.network, frames[now.stop :], state, start[now.stop :])
-        return q, (torch.cat([q, after])[data.final], values)
+            values, _ = run(self.target, frames, began, start)
+            values = values[now.start :][bootstrap.frames]
+            if self.config.double:
+                after, _ = run(network, frames[now.stop :], state, start[now.stop :])
+                worth = double_dqn(values, torch.cat([q, after])[bootstrap.frames])
+            else:
+                worth = vanilla_dqn(values)
+        return make_lesson(segment, now, q, bootstrap.targets(worth), rates)
 
-    def _apart(self, data: Prepared) -> tuple[Tensor, _Pair | None]:
-        """As `_in_sequence`, without membranes: each frame counts with those stacked to it."""
-        times = torch.arange(data.now.start, data.now.stop, device=data.frames.device)
-        times = times[:, None].expand(-1, data.frames.shape[1])
-        stacks = self._stacked(data.frames, data.start, times)
-        q, _ = self._run(self.network.on_stacks(), stacks, (), None)
-        if data.after is None or data.values is None:
-            return q, None
+
+@dataclass(frozen=True)
+class FrameTargets:
+    """Of networks without membranes: each frame counts with those that are stacked to it. The
+    target network values the frames of all segments in one batch."""
+
+    network: Network
+    target: Network | None
+    config: LearnerConfig
+    run: Execution
+
+    def lessons(self, segments: Sequence[Segment]) -> Iterator[Lesson]:
+        """As `Targets.lessons`."""
+        pasts = [_Past.of(segment, self.network, self.config) for segment in segments]
+        ends = [self._end(*pair) for pair in zip(segments, pasts, strict=True)]
+        values = self._values([after for _, after in ends if after is not None])
+        for segment, past, (bootstrap, after) in zip(segments, pasts, ends, strict=True):
+            now = counted(segment, self.config)
+            q, _ = self.run(self.network.on_stacks(), past.stacked(now), (), None)
+            targets = None
+            if bootstrap is not None and after is not None:
+                targets = bootstrap.targets(self._worth(after, next(values)))
+            yield make_lesson(segment, now, q, targets, {})
+
+    def _end(self, segment: Segment, past: _Past) -> tuple[Bootstrap | None, Tensor | None]:
+        """Where the segment's returns bootstrap, and those frames with the ones stacked to them."""
+        if self.target is None:
+            return None, None
+        first = counted(segment, self.config).start
+        bootstrap = Bootstrap.of(segment, first, self.config, self.network.device)
+        return bootstrap, past.stacked_at(first + bootstrap.frames[0])
+
+    def _values(self, stacks: Sequence[Tensor]) -> Iterator[Tensor]:
+        """The target network's values of each tensor of stacks [f, B, ...]."""
+        if self.target is None or not stacks:
+            return iter(())
+        with torch.no_grad():
+            values, _ = self.run(self.target.on_stacks(), torch.cat(tuple(stacks), 1), (), None)
+        return iter(torch.split(values, [stack.shape[1] for stack in stacks], 1))
+
+    @torch.no_grad()
+    def _worth(self, after: Tensor, values: Tensor) -> Tensor:
         if not self.config.double:
-            return q, (data.values, data.values)
-        with torch.no_grad():
-            chooser, _ = self._run(self.network.on_stacks(), data.after, (), None)
-        return q, (chooser, data.values)
+            return vanilla_dqn(values)
+        online, _ = self.run(self.network.on_stacks(), after, (), None)
+        return double_dqn(values, online)
 
-    def _with_older(
-        self, frames: Tensor, start: Tensor, state: State, first: int
-    ) -> tuple[Tensor, Tensor, int]:
-        """Frames and starts with those that are stacked to the first one, where they are in the
-        state; and the new index of frame `first`."""
-        if self.network.stack == 1 or first >= self.network.stack - 1:
-            return frames, start, first
-        older = state[0].transpose(0, 1)
+
+@dataclass(frozen=True)
+class _Past:
+    """A segment's frames [F, B, ...] on the device, behind `older` ones that stack to its first."""
+
+    network: Network
+    frames: Tensor
+    start: Tensor
+    older: int
+
+    @classmethod
+    def of(cls, segment: Segment, network: Network, config: LearnerConfig) -> _Past:
+        frames = on_device(segment.frames, network.device)
+        start = on_device(segment.start, network.device)
+        if counted(segment, config).start >= network.stack - 1:
+            return cls(network, frames, start, 0)
+        (history,) = state_before(segment, network)
+        older = history.transpose(0, 1)
         start = torch.cat([start.new_zeros(older.shape[:2]), start])
-        return torch.cat([older, frames]), start, first + len(older)
+        return cls(network, torch.cat([older, frames]), start, len(older))
 
-    def _stacked(self, frames: Tensor, start: Tensor, at: Tensor) -> Tensor:
-        return stack_at(frames, start, at, self.network.stack, self.network.offset)
+    def stacked(self, now: slice) -> Tensor:
+        """Some of the segment's frames [f, B, ...], each with the ones before it."""
+        times = torch.arange(now.start, now.stop, device=self.frames.device)
+        return self.stacked_at(times[:, None].expand(-1, self.frames.shape[1]))
 
-    def _tensor(self, array: NDArray[Any]) -> Tensor:
-        return on_device(array, self.network.device)
-
-    def _run(
-        self,
-        network: Network,
-        frames: Tensor,
-        state: State,
-        start: Tensor | None,
-        on_spikes: SpikeHook | None = None,
-    ) -> tuple[Tensor, State]:
-        amp = self.config.amp
-        # Spikes, membranes and thresholds are float32 in any case: see `lif_scan`.
-        with torch.autocast(self.network.device.type, torch.bfloat16, enabled=amp):
-            q, state = network(
-                frames,
-                state,
-                start,
-                timesteps=self.timesteps,
-                carry_membrane=self.carry_membrane,
-                on_spikes=on_spikes,
-            )
-        return q.float() if amp else q, state
+    def stacked_at(self, times: Tensor) -> Tensor:
+        """As `stacked`, of the frames `times` [f, B] of the segment."""
+        stack, offset = self.network.stack, self.network.offset
+        return stack_at(self.frames, self.start, self.older + times, stack, offset)
 
 
-def on_device(array: NDArray[Any], device: torch.device) -> Tensor:
-    """The array as a tensor; the copy to a GPU is not waited for."""
-    tensor = torch.from_numpy(array)
-    if device.type == "cuda":  # only from pinned memory does a copy run beside computation
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+@dataclass(frozen=True)
+class Bootstrap:
+    """n-step returns of f frames, [f, B] each, on the device.
+
+    Attributes:
+        frames: indices, from the first frame that counts, and environments of the frames whose
+            worth completes the returns.
+    """
+
+    total: Tensor
+    discount: Tensor
+    frames: tuple[Tensor, Tensor]
+
+    @classmethod
+    def of(
+        cls, segment: Segment, first: int, config: LearnerConfig, device: torch.device
+    ) -> Bootstrap:
+        """Of the frames of a segment from `first` on."""
+        returns = n_step_returns(
+            segment.reward[first:],
+            segment.terminated[first:],
+            segment.truncated[first:],
+            gamma=config.gamma,
+            n=config.n_step,
+        )
+        envs = torch.arange(segment.reward.shape[1], device=device)
+        return cls(
+            on_device(returns.total, device),
+            on_device(returns.discount, device),
+            (on_device(returns.index, device), envs),
+        )
+
+    def targets(self, worth: Tensor) -> Tensor:
+        """TD targets [f, B] from the worth [f, B] of the frames at the returns' ends."""
+        return self.total + self.discount * worth
+
+
+def counted(segment: Segment, config: LearnerConfig) -> slice:
+    """The frames of a segment that count."""
+    return slice(segment.burn_in, len(segment.frames) - bootstrap_frames(config))
+
+
+def state_before(segment: Segment, network: Network) -> State:
+    """The state before a segment's first frame, on the device; that of an episode's start where
+    none is known."""
+    state = segment.state or network.initial_state(segment.frames.shape[1])
+    return tuple(tensor.to(network.device) for tensor in state)
+
+
+def make_lesson(
+    segment: Segment, now: slice, q: Tensor, targets: Tensor | None, rates: dict[str, Tensor]
+) -> Lesson:
+    """The lesson that the frames `now` of a segment are."""
+    teacher_q = segment.teacher_q
+    return Lesson(
+        q,
+        targets,
+        on_device(segment.action[now], q.device),
+        on_device(segment.valid[now], q.device),
+        None if teacher_q is None else on_device(teacher_q[now], q.device),
+        rates,
+    )

@@ -28,7 +28,7 @@ class Task:
     conditions: Conditions = STANDARD
 
 
-class Judge:
+class Validator:
     """Validates the snapped network and keeps the best one."""
 
     def __init__(

@@ -49,10 +49,11 @@ _GLOSSARY = """\
   stages come from.
 - **Reward**: of whole episodes played greedily, as the environment gives it (unclipped), on seeds
   that neither training nor validation used; mean ± population standard deviation over the trials.
-  **Distinct trials** counts how many of them differ in an action or a reward, from the first
-  reward on; **failures** those that ended before their time limit; **validation starts** those
-  that begin as a game does that chose the weights, since a deterministic game has few starts. The
-  **standard error** is that of the mean; it is 0 where the trials are all the starts there are.
+  **Distinct trials** counts how many of them differ from the first reward on, in an action or a
+  reward, or, Atari games, in when points were won and lost; **failures** those that ended before
+  their time limit; **validation starts** those that begin as a game does that chose the weights,
+  since a deterministic game has few starts. The **standard error** is that of the mean; it is 0
+  where the trials are all the starts there are.
 - **Spike rate**: spikes per neuron per frame, summed over the T timesteps; mean over all spiking
   neurons.
 - **α**: compute energy of the ANN divided by this network's (4.6 pJ per multiply-accumulate, 0.9 pJ

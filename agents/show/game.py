@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
+from snn_rl.agents.acting import Actor, view
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.evaluation import STANDARD, Conditions
 from snn_rl.agents.policy import Policy
-from snn_rl.core.network import Network, State
+from snn_rl.core.network import Network
 from snn_rl.core.operations import ReLU
 from snn_rl.envs.pictures import pictures_of
 
@@ -101,7 +101,7 @@ class Show:
         Raises:
             UnsupportedEnvironment: the environment cannot be made.
         """
-        policy, env_id = agent.policy, agent.env_id
+        actor, env_id = agent.actor, agent.env_id
         self._agent = agent
         self._vector = conditions.make_vector(env_id, 1, 0)
         self._pictures = pictures_of(
@@ -110,9 +110,9 @@ class Show:
         self.pace = self._pictures.pace
         self._player = Player(
             env_id,
-            policy.timesteps,
-            policy.carry_membrane,
-            bool(policy.network.spiking),
+            actor.timesteps,
+            actor.carry_membrane,
+            actor.spiking,
             self._pictures.actions,
         )
 
@@ -129,14 +129,14 @@ class Show:
             yield from self._episode(seed)
 
     def _episode(self, seed: int) -> Iterator[Moment]:
-        agent, policy, vector = self._agent, self._agent.policy, self._vector
-        watch = _Watch(policy)
+        agent, actor, vector = self._agent, self._agent.actor, self._vector
+        watch = _Watch(agent)
         observation, info = vector.reset(seed=[seed])  # type: ignore[arg-type]
         picture = self._pictures.begin(seed)
-        state, start = policy.initial_state(1), np.ones(1, np.bool_)
+        state, start = actor.initial_state(1), np.ones(1, np.bool_)
         score, scale, frame, over = 0.0, 0.0, 0, False
         while not over:
-            frames = policy.view(agent.pipeline.encode(observation), info, agent.env_id)
+            frames = view(actor, agent.pipeline.encode(observation), info, agent.env_id)
             q, state, layers = watch.q_values(frames, state, start)
             action = int(q.argmax())
             scale = max(SCALE_DECAY * scale, float(np.abs(q - q.mean()).max()))
@@ -158,25 +158,25 @@ class Show:
 
 
 class _Watch:
-    """Runs a policy and keeps what its hidden layers did; afterglow lasts over one episode."""
+    """Runs an agent and keeps what its hidden layers did; afterglow lasts over one episode."""
 
-    def __init__(self, policy: Policy) -> None:
-        self._policy = policy
-        self._spiking = bool(policy.network.spiking)
-        self._probes = {} if self._spiking else _relu_probes(policy)
+    def __init__(self, agent: Agent) -> None:
+        self._actor: Actor = agent.actor
+        self._spiking = agent.actor.spiking
+        self._probes = {} if self._spiking else _relu_probes(agent.policy)
         self._glow: dict[str, NDArray[np.float32]] = {}
         self._peak: dict[str, float] = {}
 
     def q_values(
-        self, frames: NDArray[Any], state: State, start: NDArray[np.bool_]
-    ) -> tuple[NDArray[np.float32], State, tuple[LayerActivity, ...]]:
+        self, frames: NDArray[Any], state: Any, start: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.float32], Any, tuple[LayerActivity, ...]]:
         """Q-values [actions] of one environment, its next state, and the layers' activity."""
         counts: dict[str, NDArray[np.float32]] = {}
 
-        def observe(name: str, spikes: Tensor) -> None:
+        def observe(name: str, spikes: Any) -> None:
             counts[name] = spikes[0, :, 0].sum(0).cpu().numpy()
 
-        q, next_state = self._policy.q_values(frames, state, start, observe)
+        q, next_state = self._actor.q_values(frames, state, start, observe)
         for name, probe in self._probes.items():
             counts[name] = probe.q_values(frames, state, start)[0][0]
         layers = tuple(self._layer(name, values) for name, values in counts.items())
@@ -185,7 +185,7 @@ class _Watch:
     def _layer(self, name: str, values: NDArray[np.float32]) -> LayerActivity:
         activity: NDArray[np.float32]
         if self._spiking:
-            activity, rate = values / np.float32(self._policy.timesteps), float(values.mean())
+            activity, rate = values / np.float32(self._actor.timesteps), float(values.mean())
         else:
             peak = max(SCALE_DECAY * self._peak.get(name, 0.0), float(values.max()))
             activity, rate = values / np.float32(peak or 1.0), float((values > 0).mean())

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snn_rl.agents.agent import load_agent
+from snn_rl.agents.loading import load_agent
 from snn_rl.core.operations import LIF, Input, Linear
 
 AGENT = "zoo:PositionOnlyCartPole-v1/T1"

@@ -23,6 +23,9 @@ AgentOption = Annotated[
 ]
 OtherT = Annotated[int | None, typer.Option(min=1, help="Run spiking agents at another T.")]
 NoCarry = Annotated[bool, typer.Option("--no-carry", help="Zero the membranes at every frame.")]
+Engine = Annotated[
+    str, typer.Option(help="auto, event (spiking agents, event-driven) or torch: the same bits.")
+]
 Sticky = Annotated[
     float | None,
     typer.Option(min=0.0, max=1.0, help="Probability of a repeated action [as the id has it]."),
@@ -48,6 +51,7 @@ def evaluate(
         int | None, typer.Option(min=1, help="Cut games off after so many [as the game has it].")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON list on stdout.")] = False,
+    engine: Engine = "auto",
     record: Annotated[
         bool, typer.Option("--record", help="Store the scores in the agents' cards.")
     ] = False,
@@ -66,11 +70,11 @@ def evaluate(
     if games == "all" and seed:
         raise SnnRlError("--trials all plays every start there is: leave out --seed")
     import_typed(import_)
-    run, agents = _find(agent)
+    run, agents = _find(agent, engine)
     rows = []
     for name, loaded in agents.items():
-        say(f"evaluating {name} ...")
         loaded = _as_asked(loaded, timesteps, no_carry)
+        say(f"evaluating {name} (engine: {loaded.engine}) ...")
         world = Conditions(flicker, sticky, loaded.maxpool if maxpool is None else maxpool)
         row = evaluate_agent(
             loaded, name, trials=games, seed=seed, conditions=world, max_frames=max_frames
@@ -107,6 +111,7 @@ def play(
     sticky: Sticky = None,
     flicker: Flicker = 0.0,
     import_: ImportOption = None,
+    engine: Engine = "auto",
 ) -> None:
     """Watch an agent play and its neurons spike, in a window or as a video."""
     from snn_rl.agents.evaluation import Conditions
@@ -117,7 +122,7 @@ def play(
     from snn_rl.runs.monitor import StopFlag
 
     import_typed(import_)
-    name, loaded = list(_find(agent)[1].items())[-1]
+    name, loaded = list(_find(agent, engine)[1].items())[-1]
     player = _as_asked(loaded, timesteps, no_carry)
     seeds = evaluation_seeds(0, seed + episodes)[seed:]
     with (
@@ -152,7 +157,7 @@ def report(
 
 def zoo() -> None:
     """List the trained agents that come with the package."""
-    from snn_rl.agents.agent import zoo as names
+    from snn_rl.agents.loading import zoo as names
     from snn_rl.agents.results import zoo_rows
     from snn_rl.support.console import zoo_table
 
@@ -188,23 +193,24 @@ def _games(text: str) -> int | Literal["all"]:
     return int(text)
 
 
-def _find(source: str | None) -> tuple[Path | None, dict[str, Agent]]:
+def _find(source: str | None, engine: str = "auto") -> tuple[Path | None, dict[str, Agent]]:
     """Run folder (if it is one) and agents by name; without a source the newest run, or the zoo."""
-    from snn_rl.agents.agent import load_agent
+    from snn_rl.agents.loading import checked, load_agent
     from snn_rl.agents.results import named, newest_run, stages
 
+    wanted = checked(engine)
     if source is None:
         run = newest_run(Path("runs"))
         source = str(run) if run else "zoo:CartPole-v1/T1"
     if not source.startswith("zoo:"):
         folders = stages(Path(source))
         if folders:
-            return Path(source), {str(folder): load_agent(folder) for folder in folders}
-    return None, {name: load_agent(name) for name in named(source)}
+            return Path(source), {str(folder): load_agent(folder, wanted) for folder in folders}
+    return None, {name: load_agent(name, wanted) for name in named(source)}
 
 
 def _as_asked(agent: Agent, timesteps: int | None, no_carry: bool) -> Agent:
     """A spiking agent at another T or without carrying; an ANN knows neither."""
-    if not agent.policy.network.spiking:
+    if not agent.actor.spiking:
         return agent
     return agent.with_options(timesteps=timesteps, carry_membrane=False if no_carry else None)

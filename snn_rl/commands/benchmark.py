@@ -57,3 +57,30 @@ def train(
         show_json(rows)
     else:
         show(throughput_table(rows))
+
+
+@app.command()
+def act(
+    agent: Annotated[
+        list[str] | None,
+        typer.Option("--agent", help="Spiking agent; may be repeated [Pong's T1, T3 and T5]."),
+    ] = None,
+    rival: Annotated[
+        list[str] | None,
+        typer.Option("--rival", help="ANN for the runtimes; may be repeated [Pong's]."),
+    ] = None,
+    frames: Annotated[int, typer.Option(min=60, help="Decisions of each contender.")] = 1000,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """Time of one decision on one thread: both engines, and ANNs in the runtimes installed."""
+    from snn_rl.agents.bench.act import act_times
+    from snn_rl.support.console import act_table
+
+    pong = "zoo:PongNoFrameskip-v4"
+    sources = agent or [f"{pong}/{stage}" for stage in ("T1", "T3", "T5")]
+    rivals = rival or ([] if agent else [f"{pong}/ann", f"{pong}/teacher"])
+    found = act_times(sources, rivals, frames)
+    if as_json:
+        show_json(found)
+    else:
+        show(act_table(found))

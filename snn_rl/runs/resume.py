@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 RESUME, STATE, REPLAY = "resume", "state.safetensors", "replay"
 MACHINE = "machine"
-VERSION = "1"
+VERSION = "2"
 """Of the states; to be raised when what they hold changes."""
 PAUSE = 60.0
 """Saves are apart by at least this many times what one costs: they take below 2 % of the time."""

@@ -171,6 +171,21 @@ def step_table(rows: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
+def act_table(found: Mapping[str, Any]) -> Table:
+    """Table of `snn-rl benchmark act`."""
+    low, high = found["load"]
+    title = f"{found['processor']}, one thread, load of the machine {low:.1f} to {high:.1f}"
+    table = Table("contender", "median µs", "p99 µs", "float32 values", title=title)
+    for row in found["rows"]:
+        table.add_row(
+            row["contender"],
+            f"{row['median_us']:.1f}",
+            f"{row['p99_us']:.1f}",
+            "yes" if row["exact"] else "no",
+        )
+    return table
+
+
 def throughput_table(rows: Sequence[dict[str, Any]]) -> Table:
     """Table of `snn-rl benchmark train`."""
     table = Table("contender", "steps/s", "× rival", "ms per update", "bytes per transition")

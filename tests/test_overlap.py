@@ -11,7 +11,7 @@ import pytest
 import torch
 from short_runs import Watcher, short, weights
 
-from snn_rl.agents.dqn.overlap import Ahead
+from snn_rl.agents.dqn.overlap import OverlappedPlay
 from snn_rl.agents.dqn.replay import SegmentReplay
 from snn_rl.agents.dqn.rollout import Exploration, Rollout
 from snn_rl.agents.policy import Policy
@@ -44,19 +44,19 @@ def test_it_plays_with_the_weights_of_its_start() -> None:
     odds, learner = Exploration(0.3), policy()
     expected, plain = empty(), rollout_of(policy())
     plain.collect(expected, FRAMES, odds)
-    replay, ahead = empty(), Ahead(learner)
-    rollout = rollout_of(ahead.policy)
-    ahead.start(rollout, FRAMES, odds)
+    replay, overlapped = empty(), OverlappedPlay(learner)
+    rollout = rollout_of(overlapped.policy)
+    overlapped.start(rollout, FRAMES, odds)
     learned(learner)
-    ahead.finish(replay)
+    overlapped.finish(replay)
     for name in ("frames", "action", "reward", "start"):
         np.testing.assert_array_equal(getattr(replay, name), getattr(expected, name))
     # The next roll-out is the learned network's.
     learned(plain.policy)
     plain.collect(expected, FRAMES, odds)
-    ahead.start(rollout, FRAMES, odds)
-    ahead.finish(replay)
-    ahead.close()
+    overlapped.start(rollout, FRAMES, odds)
+    overlapped.finish(replay)
+    overlapped.close()
     np.testing.assert_array_equal(replay.action, expected.action)
 
 
@@ -69,8 +69,8 @@ def learned(of: Policy) -> None:
 
 def test_the_learner_does_not_wait_for_play_to_end() -> None:
     learner = policy()
-    ahead = Ahead(learner)
-    rollout, replay, let = rollout_of(ahead.policy), empty(), threading.Event()
+    overlapped = OverlappedPlay(learner)
+    rollout, replay, let = rollout_of(overlapped.policy), empty(), threading.Event()
     step = rollout.vector.step
 
     def slow(actions: Any) -> Any:
@@ -78,26 +78,26 @@ def test_the_learner_does_not_wait_for_play_to_end() -> None:
         return step(actions)
 
     rollout.vector.step = slow  # type: ignore[method-assign]
-    ahead.start(rollout, FRAMES, Exploration(0.0))
+    overlapped.start(rollout, FRAMES, Exploration(0.0))
     assert replay.written == 0
     let.set()
-    ahead.finish(replay)
-    ahead.close()
+    overlapped.finish(replay)
+    overlapped.close()
     assert replay.written == FRAMES
 
 
 def test_errors_of_play_reach_the_learner() -> None:
-    ahead = Ahead(policy())
-    rollout = rollout_of(ahead.policy)
+    overlapped = OverlappedPlay(policy())
+    rollout = rollout_of(overlapped.policy)
 
     def broken(actions: Any) -> Any:
         raise ConnectionError("the simulator hung up")
 
     rollout.vector.step = broken  # type: ignore[method-assign]
-    ahead.start(rollout, FRAMES, Exploration(0.0))
+    overlapped.start(rollout, FRAMES, Exploration(0.0))
     with pytest.raises(RuntimeError, match="CartPole-v1 failed: the simulator hung up"):
-        ahead.finish(empty())
-    ahead.close()
+        overlapped.finish(empty())
+    overlapped.close()
 
 
 def test_a_run_does_not_depend_on_how_threads_are_scheduled(tmp_path: Path) -> None:
@@ -106,14 +106,14 @@ def test_a_run_does_not_depend_on_how_threads_are_scheduled(tmp_path: Path) -> N
     settings = short(ann=overlapped, spiking=overlapped)
     one = Run(settings, tmp_path / "one", Watcher()).train()
     with pytest.MonkeyPatch.context() as patch:
-        start = Ahead.start
+        start = OverlappedPlay.start
 
-        def started(self: Ahead, *arguments: Any) -> None:
+        def started(self: OverlappedPlay, *arguments: Any) -> None:
             start(self, *arguments)
             assert self._finished is not None
             self._finished.result()
 
-        patch.setattr(Ahead, "start", started)
+        patch.setattr(OverlappedPlay, "start", started)
         other = Run(settings, tmp_path / "other", Watcher()).train()
     for stage in one:
         mine, theirs = weights(one[stage].policy.network), weights(other[stage].policy.network)

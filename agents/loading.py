@@ -1,0 +1,158 @@
+"""Loads saved agents: from a folder, or those that come with the package."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+
+from snn_rl.agents.acting import EventPolicy
+from snn_rl.agents.agent import Agent
+from snn_rl.errors import CheckpointError, EngineError, SnnRlError
+from snn_rl.inference import reader
+from snn_rl.inference.choice import pays
+from snn_rl.inference.engine import EventEngine
+from snn_rl.inference.lowering import lower
+from snn_rl.inference.observation import ObservationPipeline, pipeline_from_dict
+
+if TYPE_CHECKING:
+    from snn_rl.core.network import Network
+
+ZOO = "zoo:"
+Wanted = Literal["auto", "event", "torch"]
+
+
+def load_agent(source: str | Path, engine: Wanted = "auto") -> Agent:
+    """Agent from a folder, or from the shipped ones as "zoo:<env>/<stage>".
+
+    Nothing in the files is executed.
+
+    Args:
+        engine: "event" runs a spiking network event-driven, on the CPU and without torch; "torch"
+            runs any; "auto" takes the first where it can run the network and is expected to pay
+            (see snn_rl.inference.choice). Both give the same Q-values bit for bit.
+
+    Raises:
+        CheckpointError: one sentence on what is missing or damaged.
+        EngineError: the engine that was asked for cannot run this network.
+    """
+    checked(engine)
+    folder = find_agent(source)
+    if engine != "torch":
+        try:
+            return _event_driven(folder, engine)
+        except (EngineError, CheckpointError):  # of a damaged folder, torch's loader says more
+            if engine == "event":
+                raise
+    return _in_torch(folder)
+
+
+def checked(engine: str) -> Wanted:
+    """The engine of that name. Raises SnnRlError if there is none."""
+    for known in get_args(Wanted):
+        if engine == known:
+            return cast(Wanted, known)
+    raise SnnRlError(f"engine is 'auto', 'event' or 'torch', not {engine!r}")
+
+
+def _event_driven(folder: Path, engine: Wanted) -> Agent:
+    card, weights = reader.read(folder)
+    pipeline, carry, privileged = _described(folder, card)
+    try:
+        plan, timesteps = lower(card, weights), int(card["timesteps"])
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder} is damaged: {error}") from error
+    _check_fit(folder, card, pipeline, privileged, plan.input_shape, plan.outputs)
+    if engine == "auto" and not pays(plan, _rates(card), timesteps):
+        raise EngineError("its spikes are so many that torch is expected to be faster")
+    actor = EventPolicy(EventEngine(plan, timesteps, carry), privileged)
+
+    def load_network() -> Network:
+        from snn_rl.runs import checkpoint
+
+        return checkpoint.load(folder)[0]
+
+    falls_back = engine == "auto"
+    return Agent(actor, pipeline, card, load_network=load_network, falls_back=falls_back)
+
+
+def _rates(card: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Spikes per neuron and frame by layer, if the card tells them."""
+    results = card.get("results")
+    rates = results.get("spike_rates") if isinstance(results, Mapping) else None
+    return rates if isinstance(rates, Mapping) else None
+
+
+def _in_torch(folder: Path) -> Agent:
+    from snn_rl.agents.policy import Policy as TorchPolicy
+    from snn_rl.runs import checkpoint
+
+    network, card = checkpoint.load(folder)
+    pipeline, carry, privileged = _described(folder, card)
+    (outputs,) = network.shapes[network.nodes[-1].name] or (0,)
+    _check_fit(folder, card, pipeline, privileged, network.input_shape, outputs)
+    policy = TorchPolicy(network, int(card["timesteps"]), carry, privileged)
+    return Agent(policy, pipeline, card)
+
+
+def _described(folder: Path, card: Mapping[str, Any]) -> tuple[ObservationPipeline, bool, bool]:
+    """Pipeline, carry of membranes and privilege from a card."""
+    try:
+        pipeline = pipeline_from_dict(card["observation"])
+        return pipeline, bool(card["carry_membrane"]), bool(card["privileged"])
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder} is damaged: its card lacks {error}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{folder} is damaged: {error}") from error
+
+
+def _check_fit(
+    folder: Path,
+    card: Mapping[str, Any],
+    pipeline: ObservationPipeline,
+    privileged: bool,
+    input_shape: tuple[int, ...],
+    outputs: int,
+) -> None:
+    """Raise CheckpointError unless a network fits its card."""
+    try:
+        environment = card["environment"]
+        actions, named = int(environment["num_actions"]), isinstance(environment["env_id"], str)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder} is damaged: its card lacks {error}") from error
+    if not named or actions < 1 or outputs != actions:
+        raise CheckpointError(f"{folder} is damaged: its network does not fit its environment")
+    if not privileged and input_shape != pipeline.frame_shape:
+        raise CheckpointError(f"{folder} is damaged: its network does not fit its observations")
+
+
+def zoo() -> list[str]:
+    """Names of the shipped agents, e.g. "CartPole-v1/T1"."""
+    root = _zoo_folder()
+    return sorted(str(card.parent.relative_to(root).as_posix()) for card in root.rglob(reader.CARD))
+
+
+def find_agent(source: str | Path) -> Path:
+    """Folder of an agent given by path or as "zoo:<env>/<stage>".
+
+    Raises:
+        CheckpointError: there is none; names what there is.
+    """
+    text = str(source)
+    if not text.startswith(ZOO):
+        folder = Path(source)
+        if folder.name == reader.CARD:
+            folder = folder.parent
+        if not folder.exists():
+            raise CheckpointError(f"no agent at {folder}: there is no such folder")
+        return folder
+    name, known = text.removeprefix(ZOO), zoo()
+    if name not in known:
+        listed = ", ".join(known) or "none"
+        raise CheckpointError(f"the zoo has no agent {name!r}; it holds {listed}")
+    return _zoo_folder() / name
+
+
+def _zoo_folder() -> Path:
+    return Path(str(resources.files("snn_rl.agents"))) / "zoo"

@@ -1,0 +1,283 @@
+"""Reinforcement without a teacher: spiking stages by TD, by distillation, and by both.
+
+    python benchmarks/td.py --env CartPole-v1 --seeds 0-4 --out runs/td/CartPole-v1
+    python benchmarks/td.py --env PositionOnlyCartPole-v1 --seeds 0-4 --steps 262144 \
+        --out runs/td/PositionOnlyCartPole-v1
+
+Per seed there is one ANN on one frame, trained by double DQN alone, from which all spiking stages
+are converted, and the teacher that the preset has for them (CartPole: that ANN; without velocities:
+an ANN that sees the full state). TD learns from segments of a replay that start from the membranes
+that play had there; distillation is the preset's. All have --steps frames and do not stop early.
+
+Finished runs below --out are used again and unfinished ones go on, so that a stopped command is
+repeated as it is. OUT/seedN/td.json holds the results, OUT/td.md the tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from comparing import (
+    Row,
+    all_rows,
+    chosen,
+    difference,
+    find_row,
+    keep_row,
+    mean_of,
+    positive,
+    run_script,
+    say,
+    score,
+    seconds_of,
+    seeds_line,
+    seeds_of,
+    settings,
+    train_or_reuse,
+)
+
+from snn_rl.agents.config import TrainConfig, make_config
+from snn_rl.agents.evaluation import evaluate_agent
+from snn_rl.agents.report.records import read_run
+from snn_rl.runs.checkpoint import write_text
+from snn_rl.support.allocator import keep_freed_memory
+from snn_rl.support.markdown import table
+from snn_rl.support.settings import merge
+
+ROWS, TABLE = "td.json", "td.md"
+KEY = ("variant",)
+TIMESTEPS = (1, 3)
+REPLAY: dict[str, Any] = {
+    "num_envs": 64,
+    "rollout": 16,
+    "replay": 32_768,
+    "learning_starts": 4_096,
+    "updates": 8,
+    "batch": 32,
+    "segment": 32,
+    "burn_in": 8,
+    # With 0.99, T1 on CartPole learnt half as fast, and nothing from positions alone.
+    "gamma": 0.95,
+    "n_step": 8,
+    "target_every": 60,
+    "average": 0.99,
+    "learning_rate": 1e-3,
+    "warmup": 100,
+    "max_grad_norm": 10.0,
+    # Where all play well, the replay forgets how poles fall: CartPole rose to 470 and fell to 150.
+    "epsilon": [0.4, 0.4],
+    "epsilon_spread": 4.0,
+    "teacher_acts": 0.0,
+}
+"""Settings of a spiking stage that learns by TD, found on one seed of T1 with carried membranes."""
+METHODS: dict[str, dict[str, Any]] = {
+    "TD": {**REPLAY, "td": [1.0, 1.0], "distill": [0.0, 0.0]},
+    "distillation": {},
+    "both": {**REPLAY, "td": [1.0, 1.0], "distill": [1.0, 1.0]},
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A spiking stage, converted from the ANN and trained at T."""
+
+    timesteps: int
+    carried: bool
+    method: str
+
+    @property
+    def name(self) -> str:
+        """In the table, and of its run's folder."""
+        return f"T{self.timesteps} {'carried' if self.carried else 'zeroed'} {self.method}"
+
+
+VARIANTS = [
+    Variant(timesteps, carried, method)
+    for carried in (True, False)
+    for timesteps in TIMESTEPS
+    for method in METHODS
+]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The runs and results of one seed.
+
+    Attributes:
+        settings: preset and overrides.
+        steps: environment steps of each spiking stage.
+    """
+
+    settings: dict[str, Any]
+    out: Path
+    steps: int
+    trials: int
+
+    @property
+    def folder(self) -> Path:
+        """Of this seed."""
+        return self.out / f"seed{self.settings['seed']}"
+
+    def first(self) -> TrainConfig:
+        """Settings of the ANN by double DQN alone, and of the teacher that the preset has."""
+        alone = make_config({"env": self.settings["env"]}).privileged.model_dump()
+        ann = alone | {"epsilon": [0.5, 0.05], "learning_starts": 4096}
+        if "steps" in self.settings.get("ann", {}):
+            ann["steps"] = self.settings["ann"]["steps"]
+        return make_config(merge(self.settings, {"timesteps": 0, "ann": ann}))
+
+    def config(self, variant: Variant) -> TrainConfig:
+        """Settings of the variant's run. TD knows the ANN alone, also for its thresholds."""
+        begun = self.folder / "ann"
+        taught = variant.method != "TD" and (begun / "teacher").exists()
+        changes: dict[str, Any] = {
+            "timesteps": variant.timesteps,
+            "until": variant.timesteps,
+            "step": 1,
+            "carry_membrane": variant.carried,
+            "start": str(begun / "ann"),
+            "teacher": str(begun / "teacher") if taught else "self",
+            "ann": {"steps": 0},
+            "spiking": METHODS[variant.method] | {"steps": self.steps, "steps_at": None},
+            "validation": {"target": None},
+        }
+        return make_config(merge(self.settings, changes))
+
+    def measure(self, variant: Variant) -> None:
+        """Train and evaluate the variant, and keep its row."""
+        train_or_reuse(self.first(), self.folder / "ann")
+        folder = self.folder / variant.name.replace(" ", "-")
+        stage = f"T{variant.timesteps}"
+        agent = train_or_reuse(self.config(variant), folder)[stage]
+        fixed = {
+            "variant": variant.name,
+            "seed": self.settings["seed"],
+            "steps": self.steps,
+            "trials": self.trials,
+        }
+        if find_row(self.folder / ROWS, fixed) is None:
+            say(f"evaluating {variant.name}, seed {self.settings['seed']}")
+            # The same games for all seeds of training, those of `snn-rl evaluate`.
+            played = evaluate_agent(agent, variant.name, trials=self.trials)
+            curve = [
+                (point.steps, point.seconds, point.validation)
+                for point in read_run(folder).points
+                if point.stage == stage and point.validation is not None
+            ]
+            more = {"seconds": seconds_of(agent), "curve": curve}
+            keep_row(self.folder / ROWS, played | fixed | more, KEY)
+
+
+def best_until(row: Row, passed: Callable[[int, float], bool]) -> float:
+    """The best validation of a run's curve among those that `passed` (steps, seconds) takes; 0
+    before the first one."""
+    return max((mean for steps, seconds, mean in row["curve"] if passed(steps, seconds)), default=0)
+
+
+def at_quarter(row: Row) -> float:
+    """The best validation within a quarter of the frames."""
+    return best_until(row, lambda steps, _: steps <= row["steps"] / 4)
+
+
+def at_seconds(row: Row, limit: float) -> float:
+    """The best validation within so many seconds of training."""
+    return best_until(row, lambda _, seconds: seconds <= limit)
+
+
+def report(out: Path, env: str, limit: float) -> str:
+    """The tables over all seeds; written to OUT as well."""
+    rows = all_rows(out, ROWS)
+    of = {v.name: [row for row in rows if row["variant"] == v.name] for v in VARIANTS}
+    lines = [
+        [
+            variant.name,
+            score(found),
+            score([row | {"mean_reward": at_quarter(row)} for row in found]),
+            score([row | {"mean_reward": at_seconds(row, limit)} for row in found]),
+            str(len(found)),
+            mean_of(found, "seconds", ",.0f"),
+            mean_of(found, "spike_rate", ".3f"),
+            mean_of(found, "alpha", ".1f"),
+        ]
+        for variant in VARIANTS
+        if (found := of[variant.name])
+    ]
+    header = ["stage", "score", "validation in ¼ of the frames", f"validation in {limit:g} s"]
+    header += ["seeds", "seconds", "spikes per neuron and frame", "α"]
+    steps = " or ".join(f"{n:,}" for n in sorted({row["steps"] for row in rows}))
+    what = f"{env}, {steps} frames in each spiking stage. {seeds_line(rows)}"
+    text = f"{what}\n\n{table(header, lines)}\n{_differences(of)}"
+    write_text(out / TABLE, text)
+    return text
+
+
+def comparisons() -> list[tuple[str, str]]:
+    """Names of the stages that are compared, each the first minus the second."""
+    pairs = []
+    for v in VARIANTS:
+        if v.method != "distillation":
+            pairs.append((v.name, Variant(v.timesteps, v.carried, "distillation").name))
+        if v.timesteps == 3:
+            pairs.append((v.name, Variant(1, v.carried, v.method).name))
+        if v.carried:
+            pairs.append((v.name, Variant(v.timesteps, False, v.method).name))
+    return pairs
+
+
+def _differences(of: dict[str, list[Row]]) -> str:
+    """Table of the comparisons, seed by seed."""
+    lines = [
+        [first, second, difference(of[first], of[second])]
+        for first, second in comparisons()
+        if of[first] and of[second]
+    ]
+    if not lines:
+        return ""
+    intro = (
+        f"{len(lines)} comparisons, seed by seed, mean and 95 % confidence interval of each one by "
+        "itself: of as many, one in twenty would exclude 0 by chance."
+    )
+    return f"\n{intro}\n\n{table(['stage', 'minus', 'score'], lines)}\n"
+
+
+def main(options: argparse.Namespace) -> None:
+    """Train and evaluate what was asked for, seed after seed."""
+    keep_freed_memory()
+    out = Path(options.out).resolve()
+    names = chosen(options.variants, [v.name for v in VARIANTS], "stage")
+    for seed in seeds_of(options.seeds):
+        base = settings(options.env, seed, options.set)
+        work = Experiment(base, out, options.steps, options.trials)
+        torch.set_num_threads(make_config(base).threads)
+        for variant in VARIANTS:
+            if variant.name in names:
+                work.measure(variant)
+                report(out, options.env, options.seconds)
+    sys.stdout.write(report(out, options.env, options.seconds))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    form = argparse.RawDescriptionHelpFormatter
+    result = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    add = result.add_argument
+    add("--env", default="PositionOnlyCartPole-v1", help="Gymnasium id")
+    add("--seeds", default="0-4", help="such as 0-4 or 0,2,5 [0-4]")
+    add("--steps", type=positive, default=131_072, help="frames of each spiking stage [131072]")
+    add("--out", required=True, help="folder of runs and results")
+    add("--variants", nargs="+", metavar="NAME", help='some alone, e.g. "T1 carried TD"')
+    add("--seconds", type=positive, default=30, help="of the table's validation in time [30]")
+    add("--trials", type=positive, default=50, help="full games per agent [50]")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="any training setting")
+    return result
+
+
+if __name__ == "__main__":
+    arguments = parser().parse_args()
+    sys.exit(run_script(lambda: main(arguments)))

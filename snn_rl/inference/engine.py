@@ -1,0 +1,200 @@
+"""The event-driven engine: a plan, run by the compiled kernel, with explicit state."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snn_rl.errors import EngineError
+from snn_rl.inference.plan import Array, Plan
+
+Frames = NDArray[np.uint8] | NDArray[np.float32]
+
+
+class EventState(NamedTuple):
+    """Memory of a batch of environments; never changed in place.
+
+    Attributes:
+        membranes: float32 [batch, neurons] in the plan's order.
+        history: the frames before this one, oldest first, [batch, stack - 1, *input_shape]; zeros
+            before an episode's start. Without stacking the second axis is empty.
+    """
+
+    membranes: Array
+    history: Frames
+
+
+class _Room(threading.local):
+    """What a thread keeps between calls to save time; nothing that a result depends on.
+
+    Attributes:
+        floats, accumulators, spikes: scratch.
+        seen, sums: the last frames and the first layers' sums on them, one row per environment.
+            Any frame may follow; it only takes longer the more pixels differ.
+    """
+
+    floats: Array | None = None
+    accumulators: NDArray[np.int32]
+    spikes: NDArray[np.uint8]
+    seen: NDArray[np.uint8]
+    sums: Array
+
+    def prepare(self, plan: Plan, batch: int) -> None:
+        """Room for a batch; a larger one begins a new memo."""
+        if self.floats is None:
+            self.floats = np.zeros(plan.floats + plan.neurons, np.float32)
+            self.accumulators = np.zeros(plan.accumulators, np.int32)
+            self.spikes = np.zeros(plan.spikes, np.uint8)
+        elif len(self.sums) >= batch:
+            return
+        width = plan.inputs if plan.pixels else 0
+        self.seen = np.full((batch, width), plan.offset, np.uint8)
+        self.sums = np.tile(plan.sums, (batch, 1))
+
+
+class EventEngine:
+    """Runs a plan; calls from several threads do not disturb each other.
+
+    Args:
+        plan: from `snn_rl.inference.lowering.lower`.
+        timesteps: spiking steps per frame.
+        carry_membrane: False zeroes all membranes before every frame.
+
+    Raises:
+        EngineError: at so many timesteps the sums would not be exact.
+    """
+
+    def __init__(self, plan: Plan, timesteps: int, carry_membrane: bool = True) -> None:
+        from snn_rl.inference.kernel import run  # compiles, or reads what was compiled
+
+        if not 1 <= timesteps <= plan.most_timesteps:
+            raise EngineError(
+                f"the event-driven engine cannot run this network at T = {timesteps}: its "
+                f"read-out is exact for T from 1 to {plan.most_timesteps}"
+            )
+        self.plan, self.timesteps, self.carry_membrane = plan, timesteps, carry_membrane
+        self._run: Any = run
+        self._room = _Room()
+        self._neurons, self._inputs = plan.neurons, plan.inputs
+        self._dtype = np.dtype(np.uint8 if plan.pixels else np.float32)
+        self._no_counts = np.zeros((0, 0), np.int32)
+        self._no_pixels, self._no_floats = np.zeros((0, 0), np.uint8), np.zeros((0, 0), np.float32)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return EventEngine, (self.plan, self.timesteps, self.carry_membrane)
+
+    def initial_state(self, batch: int) -> EventState:
+        """State before the first frame of `batch` environments."""
+        plan = self.plan
+        history = np.zeros((batch, plan.stack - 1, *plan.input_shape), self._dtype)
+        return EventState(np.zeros((batch, plan.neurons), np.float32), history)
+
+    def step(
+        self,
+        frames: Frames,
+        state: EventState,
+        episode_start: NDArray[np.bool_] | None = None,
+        counts: NDArray[np.int32] | None = None,
+    ) -> tuple[Array, EventState]:
+        """Q-values [batch, outputs] for one frame per environment, and the new state.
+
+        Args:
+            frames: [batch, *input_shape]; uint8 for pixels, else float32.
+            state: from `initial_state` or an earlier step, for the same batch size; left as it is.
+            episode_start: bool [batch]; forgets those environments before this frame.
+            counts: [batch, neurons] of the plan, spikes are added to it.
+
+        Raises:
+            ValueError: shapes or types that do not fit the network or each other.
+        """
+        plan, batch, room = self.plan, len(frames), self._room
+        self._check(frames, state, episode_start)
+        membranes, history = state
+        if not self.carry_membrane:
+            membranes = np.zeros_like(membranes)
+        if episode_start is not None and np.count_nonzero(episode_start):
+            history = history.copy()
+            history[episode_start] = 0
+            membranes = np.where(episode_start[:, None], np.float32(0), membranes)
+        if plan.stack > 1:
+            stacked = np.concatenate([history, frames[:, None]], 1)
+            frames, history = stacked, stacked[:, 1:]
+        flat = np.ascontiguousarray(frames).reshape(batch, self._inputs)
+        flat = flat if flat.flags.writeable else flat.copy()  # or the kernel has no type for it
+        q = np.empty((batch, plan.outputs), np.float32)
+        after = np.empty((batch, self._neurons), np.float32)
+        room.prepare(plan, batch)
+        self._run(
+            plan.program, plan.weights, plan.whole, plan.tables,
+            flat if plan.pixels else self._no_pixels,
+            self._no_floats if plan.pixels else flat,
+            room.seen, room.sums, membranes, after, room.floats, room.accumulators, room.spikes,
+            self._no_counts if counts is None else counts, q, self.timesteps,
+        )  # fmt: skip
+        return q, EventState(after, history)
+
+    def to_arrays(self, state: EventState) -> tuple[NDArray[Any], ...]:
+        """A copy of a state as the torch network has it: the frame history (only if frames are
+        stacked), then the membranes of every spiking layer, [batch, *shape]."""
+        history = [state.history.copy()] if self.plan.stack > 1 else []
+        return (*history, *self.by_layer(state.membranes))
+
+    def by_layer(self, values: Array) -> list[Array]:
+        """Values [batch, neurons] of the plan by spiking layer, each [batch, *shape]."""
+        arrays = []
+        for layer in self.plan.layers:
+            flat = np.empty((len(values), layer.size), np.float32)
+            flat[:, layer.order] = values[:, layer.neurons]
+            arrays.append(flat.reshape(len(values), *layer.shape))
+        return arrays
+
+    def from_arrays(self, arrays: Sequence[Any]) -> EventState:
+        """Reverse of `to_arrays`; arrays or tensors on the CPU.
+
+        Raises:
+            ValueError: they do not belong to this network, or are not finite.
+        """
+        given = [np.asarray(array) for array in arrays]
+        batch = len(given[0]) if given and given[0].ndim else 0
+        expected = [(batch, *layer.shape) for layer in self.plan.layers]
+        if self.plan.stack > 1:
+            expected.insert(0, (batch, self.plan.stack - 1, *self.plan.input_shape))
+        if [array.shape for array in given] != expected:
+            raise ValueError(
+                f"state holds arrays of shape {[array.shape for array in given]}; this agent's "
+                f"are {expected}"
+            )
+        state = self.initial_state(batch)
+        if self.plan.stack > 1:
+            state.history[:] = given.pop(0)
+        for layer, array in zip(self.plan.layers, given, strict=True):
+            state.membranes[:, layer.neurons] = array.reshape(batch, -1)[:, layer.order]
+        if not np.isfinite(state.membranes).all():
+            raise ValueError("state holds membranes that are not finite")
+        return state
+
+    def _check(
+        self, frames: Frames, state: EventState, episode_start: NDArray[np.bool_] | None
+    ) -> None:
+        shape = (len(frames), *self.plan.input_shape)
+        if frames.shape != shape or frames.dtype != self._dtype:
+            raise ValueError(
+                f"input is {frames.shape} {frames.dtype}; expected (batch, "
+                f"{', '.join(map(str, shape[1:]))}) {self._dtype}"
+            )
+        if state.membranes.shape != (shape[0], self._neurons):
+            raise ValueError(
+                f"state is for {state.membranes.shape} (environments, neurons); expected "
+                f"{(shape[0], self._neurons)}: use initial_state({shape[0]})"
+            )
+        if episode_start is not None and (
+            episode_start.shape != shape[:1] or episode_start.dtype != np.bool_
+        ):
+            raise ValueError(
+                f"episode_start is {episode_start.shape} {episode_start.dtype}; expected "
+                f"{shape[:1]} bool"
+            )

@@ -1,0 +1,64 @@
+"""`snn-rl benchmark act` and the models that race against the engine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from commands import snn_rl_command
+
+from snn_rl.agents.agent import Agent
+from snn_rl.agents.bench import onnx_ann
+from snn_rl.agents.bench.act import act_times, record
+from snn_rl.agents.loading import load_agent
+from snn_rl.errors import SnnRlError
+
+T1, ANN = "zoo:CartPole-v1/T1", "zoo:CartPole-v1/ann"
+OPTIONS = ["--agent", T1, "--rival", ANN, "--frames", "60", "--json"]
+
+
+def test_every_contender_is_timed(tmp_path: Path) -> None:
+    done = snn_rl_command("benchmark", "act", *OPTIONS, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    rows = {row["contender"]: row for row in found["rows"]}
+    for name in (f"{T1}, event, act(frame)", f"{T1}, torch, act(frame)", f"{ANN}, torch frozen"):
+        assert 0 < rows[name]["median_us"] <= rows[name]["p99_us"]
+    assert found["processor_flags"]
+
+
+def test_rivals_of_the_wrong_kind_are_refused() -> None:
+    with pytest.raises(SnnRlError, match="is not an ANN"):
+        act_times([T1], ["zoo:CartPole-v1/T3"], 60)
+    with pytest.raises(SnnRlError, match="does not see the frames"):
+        act_times([T1], ["zoo:PongNoFrameskip-v4/ann"], 60)
+
+
+def test_recorded_frames_are_those_of_the_agents_play() -> None:
+    agent = load_agent(T1)
+    frames = record(agent, 70)
+    assert frames.shape == (70, 4)
+    assert np.array_equal(frames, record(agent, 70))
+
+
+@pytest.mark.parametrize("name", ["PongNoFrameskip-v4/teacher", "CartPole-v1/ann"])
+def test_the_onnx_rival_computes_the_ann(name: str) -> None:
+    if not onnx_ann.available():
+        pytest.skip("ONNX Runtime is not installed")
+    agent: Agent = load_agent(f"zoo:{name}")
+    network = agent.policy.network
+    generator = np.random.default_rng(0)
+    shape = network.stacked_shape()
+    x = generator.integers(0, 256, shape).astype(np.uint8)
+    if not network.pixels:
+        x = generator.normal(size=shape).astype(np.float32)
+    taken = onnx_ann.as_input(network, x)
+    session = onnx_ann.session(onnx_ann.ann_model(network))
+    (values,) = session.run(None, {network.nodes[0].name: taken})
+    with torch.no_grad():
+        plain = network.on_stacks()
+        expected, _ = plain(torch.from_numpy(taken)[None], plain.initial_state(1))
+    assert np.allclose(values, expected[0].numpy(), atol=1e-4)

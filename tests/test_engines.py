@@ -1,0 +1,176 @@
+"""An agent acts the same whatever engine runs it, and needs no torch for the event-driven one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import snn_rl_command
+
+from snn_rl.agents.agent import Agent
+from snn_rl.agents.evaluation import evaluate
+from snn_rl.agents.loading import find_agent, load_agent
+from snn_rl.agents.seeds import validation_seeds
+from snn_rl.errors import EngineError, SnnRlError
+
+PONG, CARTPOLE = "zoo:PongNoFrameskip-v4/T1", "zoo:CartPole-v1/T3"
+
+ACTING = """
+import sys
+for name in ("torch", "gymnasium", "cv2"):
+    sys.modules[name] = None  # importing it raises ImportError
+import numpy as np
+import snn_rl
+for source in sys.argv[1:]:
+    agent = snn_rl.load_agent(source)
+    agent.act(np.zeros(agent.pipeline.frame_shape, np.uint8 if agent.pipeline.pixels else float))
+    saved = agent.state
+    agent.reset()
+    agent.state = saved
+    print(agent.engine, agent.timesteps)
+"""
+
+
+def both(source: str) -> tuple[Agent, Agent]:
+    return load_agent(source, "event"), load_agent(source, "torch")
+
+
+def observations(agent: Agent, count: int, batch: int) -> Any:
+    generator = np.random.default_rng(0)
+    shape = (count, batch, *agent.pipeline.frame_shape)
+    if agent.pipeline.pixels:
+        return generator.integers(0, 256, shape).astype(np.uint8)
+    return generator.normal(0, 0.3, shape)
+
+
+@pytest.mark.parametrize("source", [PONG, CARTPOLE, "zoo:PongNoFrameskip-v4/T1-no-carry"])
+def test_both_engines_act_alike_and_trade_their_states(source: str) -> None:
+    event, torch = both(source)
+    assert (event.engine, torch.engine) == ("event", "torch")
+    start = np.zeros(3, np.bool_)
+    for i, x in enumerate(observations(event, 12, 3)):
+        start[i % 3] = i > 5
+        assert np.array_equal(event.q_values(x, start), torch.q_values(x, start))
+        start[:] = False
+        if i % 4 == 3:
+            event.state, torch.state = torch.state, event.state
+        for ours, theirs in zip(event.state or (), torch.state or (), strict=True):
+            assert np.array_equal(ours, theirs)
+
+
+def test_predict_leaves_the_agents_own_memory_alone() -> None:
+    agent = load_agent(CARTPOLE)
+    x = observations(agent, 3, 2)
+    agent.act(x[0])
+    before = agent.state
+    _, state = agent.predict(x[1])
+    action, _ = agent.predict(x[2], state, np.array([False, True]))
+    assert action.shape == (2,)
+    assert all(np.array_equal(a, b) for a, b in zip(before or (), agent.state or (), strict=True))
+
+
+def test_auto_takes_the_event_driven_engine_for_spiking_agents_alone() -> None:
+    assert load_agent(PONG).engine == load_agent(CARTPOLE).engine == "event"
+    assert load_agent("zoo:CartPole-v1/ann").engine == "torch"
+    with pytest.raises(EngineError, match=r"'hidden1'.*relu"):
+        load_agent("zoo:CartPole-v1/ann", "event")
+    with pytest.raises(SnnRlError, match="not 'fast'"):
+        load_agent(CARTPOLE, "fast")  # type: ignore[arg-type]
+
+
+def test_what_the_engine_cannot_do_torch_takes_over_where_it_may() -> None:
+    agent = load_agent(PONG)
+    most = 10**4
+    assert agent.with_options(timesteps=3).engine == "event"
+    assert agent.with_options(timesteps=most).engine == "torch"
+    with pytest.raises(EngineError, match="exact for T from 1 to"):
+        load_agent(PONG, "event").with_options(timesteps=most)
+
+
+def test_the_torch_network_is_there_when_it_is_asked_for() -> None:
+    agent = load_agent(CARTPOLE).with_options(timesteps=2, carry_membrane=False)
+    policy = agent.policy
+    assert (policy.engine, policy.timesteps, policy.carry_membrane) == ("torch", 2, False)
+    assert policy.network is agent.policy.network
+    assert agent.engine == "event"
+
+
+def test_states_of_other_agents_are_refused() -> None:
+    agent, other = load_agent(CARTPOLE), load_agent(PONG)
+    other.act(observations(other, 1, 1)[0])
+    with pytest.raises(ValueError, match="this agent's"):
+        agent.state = other.state
+
+
+def test_evaluation_counts_the_same_scores_and_spikes() -> None:
+    results = []
+    for agent in both(CARTPOLE):
+        seeds = validation_seeds(0, 3)
+        results.append(evaluate(agent.actor, agent.env_id, agent.pipeline, seeds, max_frames=120))
+    event, torch = results
+    assert (event.rewards, event.lengths) == (torch.rewards, torch.lengths)
+    assert event.spike_rates == torch.spike_rates
+    for layer, rates in torch.neuron_rates.items():
+        assert rates.equal(event.neuron_rates[layer])
+
+
+def _act(environment: dict[str, str], *sources: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", ACTING, *sources],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env=os.environ | environment,
+    )
+
+
+def test_acting_needs_neither_torch_nor_gymnasium_nor_opencv() -> None:
+    done = _act({}, PONG, CARTPOLE)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["event", "1", "event", "3"]
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.touch()
+    done = _act({"NUMBA_CACHE_DIR": str(blocked / "below")}, CARTPOLE)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["event", "3"]
+
+
+def test_a_damaged_cache_is_no_error(tmp_path: Path) -> None:
+    environment = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    assert _act(environment, CARTPOLE).returncode == 0
+    files = [path for path in tmp_path.rglob("*.nb*")]
+    assert files, "nothing was cached"
+    for path in files:
+        path.write_bytes(b"damaged")
+    done = _act(environment, CARTPOLE)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_damaged_agent_is_refused_by_every_engine(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    shutil.copytree(find_agent(CARTPOLE), folder)
+    card = folder / "agent.json"
+    card.write_text(card.read_text().replace('"out_features": 128', '"out_features": 127', 1))
+    for engine in ("auto", "event", "torch"):
+        with pytest.raises(SnnRlError, match="damaged"):
+            load_agent(folder, engine)  # type: ignore[arg-type]
+
+
+def test_the_command_line_takes_an_engine(tmp_path: Path) -> None:
+    for engine in ("event", "torch"):
+        options = ["--engine", engine, "--trials", "1", "--max-frames", "20", "--json"]
+        done = snn_rl_command("evaluate", "--agent", CARTPOLE, *options, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert f'"engine": "{engine}"' in done.stdout
+    done = snn_rl_command("evaluate", "--agent", CARTPOLE, "--engine", "fast", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "'fast'" in done.stderr
