@@ -88,6 +88,17 @@ def test_a_run_imports_what_was_typed_and_says_how_to_go_on(agent: Path, call: C
     assert not Path("executed").exists()
 
 
+def test_the_workers_of_a_sweep_import_what_was_typed(agent: Path, call: Call) -> None:
+    small = ["sweep", "--seeds", "1", *SMALL[5:], "--set", "timesteps=1", "--out", "all"]
+    status, _, err = call(*small, "--env", "named:Named-v0")
+    assert (status, "all --import named && snn-rl report" in err) == (0, True), err
+    next(Path("all").rglob("T1/agent.json")).unlink()
+    status, _, err = call("sweep", "--resume", "--out", "all")
+    assert (status, "add --import named" in err) == (1, True), err
+    status, _, err = call("sweep", "--resume", "--out", "all", "--import", "named")
+    assert status == 0, err
+
+
 def test_python_imports_what_train_is_given(agent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(agent.parent)
     monkeypatch.syspath_prepend(str(agent.parent))

@@ -17,6 +17,9 @@ from snn_rl.errors import SnnRlError
 if TYPE_CHECKING:
     from snn_rl.agents.config import TrainConfig
 
+FOLDERS = ("--run-dir", "--out")
+"""Options that say where runs go."""
+
 
 def train(
     env: Annotated[str | None, typer.Option(help="Gymnasium id, e.g. CartPole-v1.")] = None,
@@ -108,7 +111,7 @@ def train(
         modules = import_typed(import_, str(options.get("env", "")))
         base = merge(read_yaml(config), options) if config else with_preset(options, preset)
         settings = make_config(override(base, changes))
-        folder, command = run_folder(run_dir, settings.env), _reproducing(sys.argv[1:])
+        folder, command = run_folder(run_dir, settings.env), reproducing(sys.argv[1:])
     try:
         _train(settings, folder, command, modules, fresh=not resume)
     finally:
@@ -157,11 +160,12 @@ def _resuming(folder: Path, modules: Sequence[str]) -> str:
     return f"snn-rl train --resume --run-dir {run}{import_options(modules)}"
 
 
-def _reproducing(arguments: list[str]) -> str:
-    """The command that repeats a run anywhere: the one given, without its --run-dir."""
+def reproducing(arguments: list[str]) -> str:
+    """The command that repeats runs anywhere: the one given, without its --run-dir or --out."""
     kept, skip = ["snn-rl"], False
     for argument in arguments:
-        if not skip and not argument.startswith("--run-dir"):
+        option = argument.partition("=")[0]
+        if not skip and option not in FOLDERS:
             kept.append(argument)
-        skip = argument == "--run-dir"
+        skip = argument in FOLDERS and not skip
     return shlex.join(kept)
