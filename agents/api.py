@@ -14,6 +14,7 @@ from snn_rl.agents.results import run_folder, run_to_resume
 from snn_rl.agents.run import Run
 from snn_rl.agents.sources import settings_for
 from snn_rl.core.surrogates import Surrogate
+from snn_rl.envs import import_environments, split_id
 from snn_rl.runs.monitor import MonitorGroup, StopFlag
 from snn_rl.runs.owner import remove_if_empty
 
@@ -31,7 +32,8 @@ def train(
 
     Args:
         config: an environment id (its preset, or defaults), settings on top of the preset of
-            their "env", or a complete TrainConfig.
+            their "env", or a complete TrainConfig. Of an environment `module:id` the module is
+            imported, but not where `resume` reads it from a file.
         preset: another preset of the environment than its first one, e.g. "paper" for Pong.
         run_dir: where everything is written; by default runs/<env>/<time>.
         resume: go on with a run that is in `run_dir` already; its own configuration counts.
@@ -47,6 +49,9 @@ def train(
     """
     if isinstance(config, str):
         config = {"env": config}
+    env_id = config.env if isinstance(config, TrainConfig) else str(config.get("env", ""))
+    if not resume and (module := split_id(env_id)[0]):
+        import_environments(module)
     if not isinstance(config, TrainConfig):
         config = make_config(settings_for(config, preset))
     if resume:

@@ -24,11 +24,12 @@ from snn_rl.agents.calibration import play_for_calibration
 from snn_rl.agents.config import LearnerConfig, TrainConfig, teacher_stack
 from snn_rl.agents.dqn.stage import Result, StageTrainer
 from snn_rl.agents.dqn.validation import Task
-from snn_rl.agents.evaluation import Conditions, evaluate, validation_seeds
+from snn_rl.agents.evaluation import Conditions, evaluate
 from snn_rl.agents.loading import load_agent
 from snn_rl.agents.monitor import Monitor
 from snn_rl.agents.policy import Policy, full_state
 from snn_rl.agents.qnetwork import QNetworkFactory, build_network
+from snn_rl.agents.seeds import validation_seeds
 from snn_rl.agents.sources import choose_device, load_start, load_teacher, observed
 from snn_rl.conversion.convert import NeuronOptions, check_convertible, convert
 from snn_rl.conversion.temporal_pruning import rescale_leaks, temporal_pruning

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from snn_rl.commands.imports import ImportOption, import_options, import_typed
 from snn_rl.commands.output import say, show_json
 from snn_rl.errors import SnnRlError
 
@@ -39,6 +40,7 @@ def import_(
     std: Annotated[
         str | None, typer.Option(help="VecNormalize's standard deviation of each feature.")
     ] = None,
+    import_: ImportOption = None,
 ) -> None:
     """Turn a Q-network that was trained elsewhere into an agent of stage ann."""
     from snn_rl.exchange.sb3 import from_sb3
@@ -46,6 +48,7 @@ def import_(
 
     if out.exists() and any(out.iterdir()):
         raise SnnRlError(f"{out} is not empty: choose another --out")
+    modules = import_typed(import_, env)
     means, stds, factors = (
         _numbers(name, text) for name, text in (("mean", mean), ("std", std), ("scale", scale))
     )
@@ -59,7 +62,7 @@ def import_(
         agent = from_weights(
             file, network, env, stack=stack or 1, maxpool=bool(maxpool), scale=factors
         )
-    _write(agent, out)
+    _write(agent, out, modules)
 
 
 def export(
@@ -73,11 +76,13 @@ def export(
         int, typer.Option(min=1, help="Frames of real play in the golden trace.")
     ] = 1000,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    import_: ImportOption = None,
 ) -> None:
     """Write an agent for another runtime, with a golden trace of its play."""
     from snn_rl.agents.loading import load_agent
     from snn_rl.exchange.export import export as write
 
+    import_typed(import_)
     done = write(load_agent(agent), out, to, check=check, frames=frames)  # type: ignore[arg-type]
     for said in (*done.remarks, *done.verdicts):
         say(said)
@@ -88,13 +93,13 @@ def export(
         sys.stdout.write("".join(f"{file}\n" for file in done.files))
 
 
-def _write(agent: Agent, out: Path) -> None:
+def _write(agent: Agent, out: Path, modules: list[str]) -> None:
     agent.save(out)
     imported = agent.card["imported"]
     say(f"imported from {imported['source']}; its weights are kept as they are")
     for difference in imported["differences"]:
         say(f"not as at home: {difference}")
-    say(f"go on with: snn-rl train --env {agent.env_id} --from {out}")
+    say(f"go on with: snn-rl train --env {agent.env_id} --from {out}{import_options(modules)}")
     sys.stdout.write(f"{out}\n")
 
 
