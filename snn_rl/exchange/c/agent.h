@@ -1,6 +1,7 @@
 /* $title
  *
- * Written by snn-rl $version. C99, freestanding: no library, no malloc, no global state.
+ * Written by snn-rl $version. C99, freestanding: no library (but memcpy, memmove and
+ * memset, which compilers call by themselves), no malloc, no global state.
  * Memory: SNN_MEMORY bytes per snn_agent, which the caller owns; SNN_CONSTANTS bytes of constants
  * in agent.c; about 1 KiB of stack.
  *
