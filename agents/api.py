@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from snn_rl.agents.agent import Agent
-from snn_rl.agents.config import TrainConfig, make_config, with_preset
+from snn_rl.agents.config import TrainConfig, make_config
 from snn_rl.agents.monitor import file_monitor
 from snn_rl.agents.qnetwork import QNetworkFactory
 from snn_rl.agents.results import run_folder, run_to_resume
 from snn_rl.agents.run import Run
+from snn_rl.agents.sources import settings_for
 from snn_rl.core.surrogates import Surrogate
 from snn_rl.envs import import_environments, split_id
 from snn_rl.runs.monitor import MonitorGroup, StopFlag
@@ -52,7 +53,7 @@ def train(
     if not resume and (module := split_id(env_id)[0]):
         import_environments(module)
     if not isinstance(config, TrainConfig):
-        config = make_config(with_preset(config, preset))
+        config = make_config(settings_for(config, preset))
     if resume:
         folder, config, _ = run_to_resume(Path(run_dir) if run_dir else None)
     else:

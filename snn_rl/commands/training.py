@@ -72,10 +72,11 @@ def train(
     import_: ImportOption = None,
 ) -> None:
     """Train an ANN, convert it to spikes, and reduce its timesteps stage by stage."""
-    from snn_rl.agents.config import make_config, with_preset
+    from snn_rl.agents.config import make_config
     from snn_rl.agents.results import run_folder, run_to_resume
+    from snn_rl.agents.sources import imported_settings, settings_for
     from snn_rl.runs.owner import remove_if_empty
-    from snn_rl.support.settings import merge, override, read_yaml
+    from snn_rl.support.settings import override, read_yaml
 
     given: dict[str, Any] = {
         "env": env,
@@ -94,7 +95,10 @@ def train(
     }
     options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if steps is not None:
-        options |= {stage: {"steps": steps} for stage in ("privileged", "ann", "spiking")}
+        stages = ["privileged", "spiking"]
+        if not imported_settings(start):  # which is taken as it is
+            stages.append("ann")
+        options |= {stage: {"steps": steps} for stage in stages}
         options["spiking"]["steps_at"] = None
     if resume:
         if options or config or set_ or preset:
@@ -109,7 +113,7 @@ def train(
         changes = set_ or []
         options = override(options, changes)
         modules = import_typed(import_, str(options.get("env", "")))
-        base = merge(read_yaml(config), options) if config else with_preset(options, preset)
+        base = settings_for(options, preset, read_yaml(config) if config else None)
         settings = make_config(override(base, changes))
         folder, command = run_folder(run_dir, settings.env), reproducing(sys.argv[1:])
     try:
