@@ -8,6 +8,7 @@ resume/                what an exact resume of the current stage needs
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from collections.abc import Mapping
@@ -49,6 +50,8 @@ CALIBRATION = 1_000_000  # place of the calibration among the stages' seeds
 RATE_EPISODES, RATE_FRAMES = 4, 500
 CONFIG, HEADER = "config.yaml", "# "
 INTERRUPTED = "interrupted"
+FREE = {"save_every", "device", "threads"}
+"""Settings that may change before a run is gone on with."""
 
 
 class Interrupted(Exception):
@@ -293,7 +296,9 @@ class Run:
             teacher,
             self.monitor,
             stage_seed=stage_seed(self.config.seed, stage.index),
-            saver=Saver(self.folder / RESUME, self.config.save_every, self.owner.check),
+            saver=Saver(
+                self.folder / RESUME, self.config.save_every, self.owner.check, self._settings()
+            ),
         )
         result = trainer.run()
         self.owner.check()
@@ -309,6 +314,11 @@ class Run:
         if self.monitor.should_stop():
             raise Interrupted(stage.name)
         return agent
+
+    def _settings(self) -> dict[str, Any]:
+        """Those that a resume must find as they were: JSON, as it is read back."""
+        found: dict[str, Any] = json.loads(self.config.model_dump_json(exclude=FREE))
+        return found
 
     def _report_failure(self, stage: _Stage, result: Result) -> None:
         if self.config.validation.target is not None and not result.target_reached:
