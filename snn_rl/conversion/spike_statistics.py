@@ -79,7 +79,7 @@ def statistics_of_spikes(
     """
 
     def correct(name: str, norm: nn.Module, values: Tensor) -> None:
-        means = values.unflatten(0, (frames, -1, batch)).mean(1).flatten(0, 1)
+        means = values.reshape(frames, -1, batch, *values.shape[1:]).mean(1).flatten(0, 1)
         _correct(cast(Any, norm), wanted[name], _statistics(means))
 
     with _watched(network, correct):
