@@ -120,3 +120,14 @@ def test_a_channel_that_no_spike_reaches_stays_finite() -> None:
     x = torch.rand(50, 6)
     spiking = convert(ann, Calibration(x[None]), timesteps=1, remeasure=True)
     assert all(bool(value.isfinite().all()) for value in spiking.state_dict().values())
+
+
+def test_weights_in_front_of_batch_norm_keep_their_size_in_the_ann() -> None:
+    """An optimiser whose updates have a fixed size then changes both alike."""
+    x = torch.rand(60, *IMAGE, generator=torch.Generator().manual_seed(0))
+    ann = trace(seeded(Residual, 2), IMAGE, pixels=False)
+    spiking = convert(ann, Calibration(x[None]), timesteps=1, fold=False)
+    for node in spiking.nodes:
+        if node.operation.kind == "conv":
+            found, wanted = (n.layers[node.name].weight.norm() for n in (spiking, ann))  # type: ignore[union-attr,operator]
+            torch.testing.assert_close(found, wanted)

@@ -18,6 +18,11 @@ from snn_rl.core.operations import BatchNorm, Conv2d, Linear
 from snn_rl.errors import ConversionError
 
 
+def has_batch_norm(network: Network) -> bool:
+    """Whether there is any."""
+    return any(isinstance(node.operation, BatchNorm) for node in network.nodes)
+
+
 def fold_batch_norm(network: Network) -> Network:
     """Copy without batch-norm: w <- w*g/sqrt(var+eps), b <- (b-mean)*g/sqrt(var+eps) + beta."""
     nodes, layers = list(network.nodes), dict(network.clone().layers.items())

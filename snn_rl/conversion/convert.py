@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from snn_rl.conversion.batch_norm import fold_batch_norm
+from snn_rl.conversion.batch_norm import fold_batch_norm, has_batch_norm
 from snn_rl.conversion.by_channel import (
     channel_factors,
     channel_shape,
@@ -25,6 +25,7 @@ from snn_rl.conversion.by_channel import (
 from snn_rl.conversion.spike_statistics import (
     entering_statistics,
     normalised_everywhere,
+    restore_scales,
     statistics_of_spikes,
 )
 from snn_rl.conversion.temporal_pruning import rescale_leaks
@@ -35,7 +36,6 @@ from snn_rl.core.operations import (
     LIF,
     Add,
     AvgPool2d,
-    BatchNorm,
     Granularity,
     MaxPool2d,
     ReLU,
@@ -128,7 +128,7 @@ def convert(
     """
     options = options or NeuronOptions()
     if remeasure is None:
-        remeasure = any(isinstance(node.operation, BatchNorm) for node in ann.nodes)
+        remeasure = has_batch_norm(ann)
     measuring: AbstractContextManager[None] = nullcontext()
     if remeasure:
         frames, start = calibration.on(ann.device)
@@ -150,7 +150,10 @@ def convert(
             percentile=options.percentile,
             by_channel=options.balance == "channel",
         )
-    return fold_batch_norm(spiking) if fold else spiking
+    if fold:
+        return fold_batch_norm(spiking)
+    restore_scales(spiking, ann)
+    return spiking
 
 
 def check_convertible(ann: Network) -> None:

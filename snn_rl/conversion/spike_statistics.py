@@ -116,3 +116,23 @@ def _correct(norm: nn.BatchNorm2d, wanted: Statistics, found: Statistics) -> Non
     shift = (wanted[0] - mean) / deviation
     mean.copy_(found[0] - shift * deviation * ratio)
     var.copy_(((deviation * ratio).square() - norm.eps).clamp_min(0))
+
+
+@torch.no_grad()
+def restore_scales(network: Network, ann: Network) -> None:
+    """Give weights in front of a batch-norm their size in the ANN back, in place.
+
+    Folded amplitudes change it. The batch-norm undoes any factor, so the network computes the same;
+    but updates of a fixed size, as Muon's, then change its layers as much as the ANN's.
+    """
+    layers: Any = network.layers
+    sources: Any = ann.layers
+    for node in network.nodes:
+        if isinstance(node.operation, BatchNorm):
+            (name,) = node.inputs
+            layer, norm = layers[name], layers[node.name]
+            factor = sources[name].weight.norm() / layer.weight.norm()
+            for parameter in layer.parameters():
+                parameter.mul_(factor)
+            norm.running_mean.mul_(factor)
+            norm.running_var.add_(norm.eps).mul_(factor**2).sub_(norm.eps).clamp_min_(0)

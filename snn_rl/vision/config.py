@@ -96,8 +96,8 @@ class SpikingConfig(StageConfig):
     milestones: list[float] = Field(default=[0.6, 0.8, 0.9])
     dropout: float = Field(default=0.2, ge=0, lt=1)
     batch_norm: bool = False
-    """train with batch-norm behind every convolution; it begins as the identity and is folded away
-    again at the stage's end"""
+    """train with batch-norm: the ANN's, or where it was folded one that begins as the identity
+    behind every convolution; it is folded away again at the stage's end"""
 
 
 class PruneConfig(StageConfig):
@@ -124,7 +124,7 @@ class VisionConfig(Section):
     """side of the crops of image files (imagenet and folder; Tiny-ImageNet has 64)"""
     model: Model = "vgg16"
     batch_norm: bool = True
-    """in the ANN; folded into the weights when it is converted"""
+    """in the ANN; folded into the weights when it is converted, or at its stage's end"""
     binary: bool = False
     """train a network of binary activations as such instead: no ANN, T = 1 from the first epoch"""
     seed: int = Field(default=0, ge=0)

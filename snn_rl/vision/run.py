@@ -13,7 +13,11 @@ from typing import Any
 import torch
 import yaml
 
-from snn_rl.conversion.batch_norm import insert_batch_norm, measure_batch_norm
+from snn_rl.conversion.batch_norm import (
+    has_batch_norm,
+    insert_batch_norm,
+    measure_batch_norm,
+)
 from snn_rl.conversion.convert import Calibration, NeuronOptions, balance, convert
 from snn_rl.conversion.temporal_pruning import even_split, temporal_pruning
 from snn_rl.conversion.tracing import trace
@@ -153,7 +157,7 @@ class Run:
             nonlocal previous
             if config.rebalance and stages and not config.direct:
                 self._balance(network, timesteps)
-            if config.spiking.batch_norm:
+            if config.spiking.batch_norm and not has_batch_norm(network):
                 network = insert_batch_norm(network, self._calibration().frames, timesteps)
             teacher = ann if config.teacher == ANN else previous
             stage = Stage(
@@ -171,7 +175,7 @@ class Run:
 
         for part in [[t] for t in schedule] if config.direct else [schedule]:
             if part:
-                start = self._convert(ann.network, part[0])
+                start = self._convert(ann.network, part[0], fold=not config.spiking.batch_norm)
                 walk = temporal_pruning(start, part, train, rates, rescale_leak=config.rescale_leak)
                 for _ in walk:
                     pass
