@@ -120,13 +120,15 @@ class EventEngine:
         if plan.stack > 1:
             stacked = np.concatenate([history, frames[:, None]], 1)
             frames, history = stacked, stacked[:, 1:]
-        flat = np.ascontiguousarray(frames).reshape(batch, self._inputs)
-        flat = flat if flat.flags.writeable else flat.copy()  # or the kernel has no type for it
+        if not frames.flags.carray:  # or the kernel has no type for it
+            frames = np.require(frames, requirements=["C", "A", "W"])
+        flat = frames.reshape(batch, self._inputs)
+        flat = flat if plan.pixels else flat.view(np.uint8)
         q = np.empty((batch, plan.outputs), np.float32)
         after = np.empty((batch, self._neurons), np.float32)
         memo = room.prepare(plan, self._packed, batch)
         self._run(
-            self._packed.memory, room.scratch, memo, flat.view(np.uint8), membranes, after,
+            self._packed.memory, room.scratch, memo, flat, membranes, after,
             self._no_counts if counts is None else counts, q, self.timesteps,
         )  # fmt: skip
         return q, EventState(after, history)

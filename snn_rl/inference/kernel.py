@@ -3,8 +3,8 @@
 Why it looks as it does. Without fast-math nothing is contracted, so that leak * u + i rounds
 twice; all other sums are exact on the weight grid, in whatever order. Indices are unsigned, or
 sliced off before a loop: numba lets negative ones wrap around, which keeps loops from becoming
-vector instructions. numba's cache sees changes of this file alone, so that all it compiles stands
-here; whoever changes the constants of snn_rl.inference.plan raises LAYOUT, to change this file.
+vector instructions. numba's cache sees changes of this file alone: whoever changes what it imports
+(plan, packing, gathering, vectors) raises LAYOUT, to change this file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import numpy as np
 
 from snn_rl.inference import packing, plan
 from snn_rl.inference.compiling import compiled
-from snn_rl.inference.vectors import COPIED, LANES, add_rows, count_ones, fire, lowest, shift
+from snn_rl.inference.gathering import gather
+from snn_rl.inference.vectors import LANES, fire, lowest
 
 LAYOUT = 3
 """Version of the plan's format that this file was written for."""
@@ -31,11 +32,9 @@ TARGET, OUTPUTS, WEIGHTS, BIAS, TABLE = (
 CHANNELS, KERNEL, ROW, PER_GROUP, OUT_CHANNELS = (
     plan.CHANNELS, plan.KERNEL, plan.ROW, plan.PER_GROUP, plan.OUT_CHANNELS,
 )  # fmt: skip
-SECOND, SECOND_IN, MEMBRANE, ACCUMULATOR = (
-    plan.SECOND, plan.SECOND_IN, plan.MEMBRANE, plan.ACCUMULATOR,
+SECOND, SECOND_IN, MEMBRANE, ACCUMULATOR, SEGMENTS, WIDTH = (
+    plan.SECOND, plan.SECOND_IN, plan.MEMBRANE, plan.ACCUMULATOR, plan.SEGMENTS, plan.WIDTH,
 )  # fmt: skip
-
-SEGMENTS, GATHERED, POSITIONS, WIDTH = plan.SEGMENTS, plan.GATHERED, plan.POSITIONS, plan.WIDTH
 
 _ZERO, _UNIT, _ONE = np.float32(0.0), np.float32(2.0**-8), np.int32(1)
 _LOWEST, _NONE = np.uint64(1), np.uint64(0)
@@ -91,50 +90,6 @@ def _pixels(op, tables, weights, now, seen, sums):  # type: ignore[no-untyped-de
             at = op[TABLE] + 4 * (p - channel * image)
             _add_runs(tables, weights, at, base, group, step, out)
         p += 1
-
-
-@_inlined
-def _list(bits, size, entries, before):  # type: ignore[no-untyped-def]
-    """Indices of the bits that are set, and how many come before each word; their number."""
-    count = 0
-    for i in range((size + LANES - 1) // LANES):
-        before[i] = count
-        word = bits[i]
-        while word != _NONE:
-            entries[count] = LANES * i + lowest(word)
-            count += 1
-            word &= word - _LOWEST
-    return count
-
-
-@_inlined
-def _gather(op, tables, whole, bits, lists, out):  # type: ignore[no-untyped-def]
-    """Add to each output position the rows of the spikes that it sees."""
-    entries, rows, starts, before = lists
-    positions, channels, width = op[POSITIONS], op[CHANNELS], op[OUT_CHANNELS]
-    starts[positions] = _list(bits, op[INPUTS], entries, before)
-    for p in range(positions):
-        at = p * channels
-        below = (_LOWEST << np.uint64(at % LANES)) - _LOWEST
-        starts[p] = before[at // LANES] + count_ones(bits[at // LANES] & below)
-    blocks = width // LANES * LANES
-    for o in range(op[OUTPUTS] // width):
-        count = 0
-        first, last = np.int64(tables[op[SEGMENTS] + 2 * o]), np.int64(tables[op[SEGMENTS] + 2 * o + 1])
-        for segment in range(first, last, 3):
-            begin = np.int64(starts[tables[segment]])
-            size = np.int64(starts[tables[segment + 1]]) - begin
-            for i in range(0, size, COPIED):
-                shift(entries, begin + i, tables[segment + 2], rows, count + i)
-            count += size
-        if count == 0:
-            continue
-        for n in range(0, blocks, LANES):
-            add_rows(whole, op[GATHERED] + n, width, rows, count, out, o * width + n)
-        for i in range(count if blocks < width else 0):
-            row = op[GATHERED] + np.int64(rows[i]) * width
-            for n in range(blocks, width):
-                out[o * width + n] = np.int32(out[o * width + n] + np.int32(whole[row + n]))
 
 
 @_inlined
@@ -244,7 +199,7 @@ def run(memory, scratch, memo, frames, before, after, counts, q, timesteps):  # 
         sums = remembered[: head[packing.SUMS]].view(np.float32)
         seen = remembered[head[packing.SUMS] : head[packing.SEEN]]
         for step in range(-1, timesteps):  # before the first: what is the same at every timestep
-            for row in range(0, len(program), WIDTH):
+            for row in range(0, head[packing.FIELDS], WIDTH):
                 op = program[row : row + WIDTH]
                 if (op[STATIC] == 1) != (step < 0):
                     continue
@@ -287,7 +242,7 @@ def run(memory, scratch, memo, frames, before, after, counts, q, timesteps):  # 
                     if kind == SCATTER or step == 0:
                         total[:] = 0
                     if op[SEGMENTS] > 0:
-                        _gather(op, tables, whole, bits[source // LANES :], lists, total)
+                        gather(op, tables, whole, bits[source // LANES :], lists, total)
                     else:
                         _spikes(op, tables, whole, bits[source // LANES :], total)
                     if kind == SCATTER:

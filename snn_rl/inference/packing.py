@@ -22,6 +22,8 @@ PROGRAM, WEIGHTS, WHOLE, TABLES = 0, 1, 2, 3
 FLOATS, ACCUMULATORS, SPIKES, BITS, ENTRIES, ROWS, STARTS, WORDS = 5, 6, 7, 8, 9, 10, 11, 12
 # Where in a row of the memo the sums of the first layers end, and behind them the last frame.
 SUMS, SEEN = 13, 14
+# How many fields the program has.
+FIELDS = 15
 HEAD = 16
 _LINE = 64
 
@@ -66,6 +68,7 @@ def pack(plan: Plan) -> Packed:
     ):
         scratch += _lines(size)
         head[i] = scratch
+    head[FIELDS] = plan.program.size
     head[SUMS] = sums = _lines(plan.sums.nbytes)
     head[SEEN] = seen = sums + (plan.inputs if plan.pixels else 0)
     memory = aligned(end)

@@ -7,12 +7,14 @@ Nothing is contracted. Pointers are not checked: whatever calls these knows that
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from llvmlite import ir
-from numba import types
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import extending, types
 from numba.core import cgutils
-from numba.extending import intrinsic
+
+intrinsic: Callable[[Callable[..., Any]], Any] = extending.intrinsic
 
 LANES = 64
 """Values of a step."""
@@ -72,7 +74,7 @@ def add_rows(
         whole, first, pitch, rows, count, out, at = arguments
         kinds = signature.args
         target = _at(context, builder, kinds[5], out, at)
-        total = cgutils.alloca_once(builder, _WHOLE)
+        total = cgutils.alloca_once(builder, _WHOLE)  # type: ignore[no-untyped-call]
         builder.store(_load(builder, target, _WHOLE, 4), total)
         base = _at(context, builder, kinds[0], whole, first)
         with cgutils.for_range(builder, count) as loop:
