@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from snn_rl.agents.agent import Agent
     from snn_rl.agents.api import train
     from snn_rl.agents.loading import load_agent, zoo
+    from snn_rl.agents.sweep.api import sweep
     from snn_rl.conversion.convert import Calibration, NeuronOptions, convert
     from snn_rl.conversion.temporal_pruning import temporal_pruning
     from snn_rl.conversion.tracing import trace
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from snn_rl.core.scan import lif_scan
     from snn_rl.core.surrogates import Surrogate
     from snn_rl.errors import SnnRlError
+    from snn_rl.exchange.export import export
+    from snn_rl.exchange.sb3 import from_sb3
+    from snn_rl.exchange.torch_modules import from_torch
 
 __version__ = "0.1.0"
 
@@ -38,9 +42,13 @@ __all__ = [
     "SnnRlError",
     "Surrogate",
     "convert",
+    "export",
+    "from_sb3",
+    "from_torch",
     "lif_scan",
     "lif_step",
     "load_agent",
+    "sweep",
     "temporal_pruning",
     "trace",
     "train",
@@ -52,10 +60,14 @@ _HOME = {
     "load_agent": "snn_rl.agents.loading",
     "zoo": "snn_rl.agents.loading",
     "train": "snn_rl.agents.api",
+    "sweep": "snn_rl.agents.sweep.api",
     "Calibration": "snn_rl.conversion.convert",
     "NeuronOptions": "snn_rl.conversion.convert",
     "convert": "snn_rl.conversion.convert",
     "SnnRlError": "snn_rl.errors",
+    "export": "snn_rl.exchange.export",
+    "from_sb3": "snn_rl.exchange.sb3",
+    "from_torch": "snn_rl.exchange.torch_modules",
     "Network": "snn_rl.core.network",
     "LIF": "snn_rl.core.neuron",
     "Surrogate": "snn_rl.core.surrogates",

@@ -76,17 +76,25 @@ class Network(nn.Module):
         """What the parameters are: float32, unless the network was turned into float64."""
         return next(self.parameters(), torch.empty(0)).dtype
 
+    def reads_observation(self, node: Node) -> bool:
+        """Whether a layer reads the real-valued observation itself, at most reshaped."""
+        return node.inputs[0] in self._observed
+
     def constrain(self) -> None:
         """Bring thresholds and leaks back into their range; call after every optimiser step."""
         for layer in self.spiking.values():
             layer.constrain()
 
     def initial_state(self, batch: int) -> State:
-        """State at the start of an episode: membranes (and stacked frames) at zero."""
-        return tuple(
+        """State at an episode's start: membranes at zero or where they start, frames at zero."""
+        state = [
             torch.zeros(shape, dtype=dtype, device=self.device)
             for shape, dtype in self._state_layout(batch)
-        )
+        ]
+        for membrane, layer in zip(state[self.stack > 1 :], self.spiking.values(), strict=True):
+            if layer.start:
+                membrane += layer.start * layer.threshold.detach()
+        return tuple(state)
 
     def _state_layout(self, batch: int) -> list[tuple[tuple[int, ...], torch.dtype]]:
         """Shape and type of every tensor of a state."""
@@ -112,10 +120,11 @@ class Network(nn.Module):
         Args:
             x: [frames, batch, *input_shape]; uint8 for pixels, else float32.
             state: from `initial_state` or an earlier call, for the same batch size.
-            episode_start: bool [frames, batch]; zeroes that row's state before that frame.
+            episode_start: bool [frames, batch]; that row's state begins anew before that frame.
             timesteps: spiking steps per frame; any T runs on the same parameters. By default the
                 network's own; an ANN ignores it.
-            carry_membrane: False zeroes all membranes before every frame. By default likewise.
+            carry_membrane: False has all membranes begin anew before every frame. By default
+                likewise.
             on_current: called as (layer, current, membrane, resets) before a layer spikes; may
                 change its threshold. current is [frames, 1 or timesteps, batch, ...].
             on_spikes: called as (layer, spikes [frames, timesteps, batch, ...]) after it.
@@ -203,6 +212,7 @@ class Network(nn.Module):
             resets,
             timesteps=timesteps,
             surrogate=self.surrogate,
+            start=layer.start,
         )
 
     def _read_out(self, node: Node, x: Tensor) -> Tensor:
@@ -221,7 +231,7 @@ class Network(nn.Module):
         if isinstance(node.operation, operations.Linear):
             if node is self.nodes[-1]:
                 return self._read_out(node, inputs[0])
-            if node.inputs[0] in self._observed:
+            if self.reads_observation(node):
                 return self._read_observation(node, inputs[0])
         layer = dict(self.layers).get(node.name)
         return execute.run(node.operation, layer, inputs, self.training)
