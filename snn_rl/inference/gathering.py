@@ -48,17 +48,14 @@ def gather(op, tables, whole, bits, lists, out):  # type: ignore[no-untyped-def]
         starts[p] = before[at // LANES] + count_ones(bits[at // LANES] & below)
     blocks = width // LANES * LANES
     for o in range(op[OUTPUTS] // width):
-        count = 0
-        first, last = (
-            np.int64(tables[op[SEGMENTS] + 2 * o]),
-            np.int64(tables[op[SEGMENTS] + 2 * o + 1]),
-        )
-        for segment in range(first, last, 3):
+        count = np.int64(0)
+        bounds = op[SEGMENTS] + 2 * o
+        for segment in range(np.int64(tables[bounds]), np.int64(tables[bounds + 1]), 3):
             begin = np.int64(starts[tables[segment]])
             size = np.int64(starts[tables[segment + 1]]) - begin
             for i in range(0, size, COPIED):
                 shift(entries, begin + i, tables[segment + 2], rows, count + i)
-            count += np.int64(size)
+            count += size
         if count == 0:
             continue
         for n in range(0, blocks, LANES):
