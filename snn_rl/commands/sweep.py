@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from snn_rl.commands.output import FAILURE, INTERRUPTED, say, screen, show_json
-from snn_rl.commands.training import reproducing
+from snn_rl.commands.running import reproducing
 from snn_rl.errors import SnnRlError
 
 if TYPE_CHECKING:
@@ -88,9 +88,9 @@ def _new(
 
 
 def _run(work: Sweep, workers: int | None, ray: str | None) -> SweepResult:
-    from snn_rl.agents.run import Interrupted
     from snn_rl.agents.sweep.api import run_sweep
     from snn_rl.agents.sweep.progress import SweepView
+    from snn_rl.runs.folder import Interrupted
 
     again = f"snn-rl sweep --resume --out {shlex.quote(str(work.folder))}"
     try:
