@@ -125,6 +125,8 @@ class Run:
     def _ann(self, start: Agent | None, teacher: Policy | None) -> Agent:
         """The ANN, from its initial weights or those of `start`."""
         if start is not None and self.config.ann.steps == 0:
+            if start.imported and not holds(self.folder, "ann"):
+                start.save(self.folder / "ann")
             return start
 
         def train() -> Agent:

@@ -14,15 +14,16 @@ from snn_rl.agents.agent import Agent
 from snn_rl.agents.calibration import play_for_calibration
 from snn_rl.agents.config import TrainConfig, teacher_stack
 from snn_rl.agents.dqn.validation import Task
-from snn_rl.agents.evaluation import Conditions, evaluate, validation_seeds
+from snn_rl.agents.evaluation import Conditions, evaluate
 from snn_rl.agents.policy import Policy, full_state
 from snn_rl.agents.qnetwork import QNetworkFactory, build_network
-from snn_rl.agents.sources import choose_device, load_start, load_teacher
-from snn_rl.conversion.convert import NeuronOptions, convert
+from snn_rl.agents.seeds import validation_seeds
+from snn_rl.agents.sources import choose_device, load_start, load_teacher, observed
+from snn_rl.conversion.convert import NeuronOptions, check_convertible, convert
 from snn_rl.core.network import Network
 from snn_rl.core.surrogates import Surrogate
 from snn_rl.envs import check_spaces
-from snn_rl.envs.observation import measure_background, pipeline_for
+from snn_rl.envs.observation import measure_background
 
 CALIBRATION = 1_000_000  # place of the calibration among the stages' seeds
 RATE_EPISODES, RATE_FRAMES = 4, 500
@@ -54,7 +55,7 @@ class Setup:
     ) -> None:
         self.config, self.q_network, self.surrogate = config, q_network, surrogate
         self.spec = check_spaces(config.env)
-        self.pipeline = pipeline_for(self.spec)
+        self.pipeline = observed(config, self.spec)
         self.background = 0
         if self.pipeline.pixels:
             self.background = measure_background(config.env, self.pipeline)
@@ -66,6 +67,8 @@ class Setup:
         self.start = load_start(config, self.spec, self.pipeline)
         if self.start is not None:
             self.prepare(self.start)
+        if config.stages():
+            self._check_convertible()
 
     def prepare(self, agent: Agent) -> Agent:
         """A saved agent on the run's device, with the surrogate that it is trained on with.
@@ -125,6 +128,13 @@ class Setup:
             policy, task.env_id, task.pipeline, seeds, task.conditions, max_frames=RATE_FRAMES
         )
         return played.spike_rates
+
+    def _check_convertible(self) -> None:
+        """Refuse a user's ANN that cannot become spiking before it is trained."""
+        if self.start is None and self.q_network is not None:
+            check_convertible(self.build_ann(self.config.stack).network)
+        elif self.start is not None and not self.start.policy.network.spiking:
+            check_convertible(self.start.policy.network)
 
     def _build(self, shape: tuple[int, ...], stack: int, factory: QNetworkFactory | None) -> Policy:
         torch.manual_seed(self.config.seed)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -34,14 +35,17 @@ class RayWorkers:
         address: HOST:PORT of the cluster's head, "auto" for the one that runs here, or ray://….
         sweep: the sweep's folder, which all nodes must see under the same path.
         count: at most so many at once; None leaves it to the cluster.
+        modules: register environments; the tasks import them first.
 
     Raises:
         SnnRlError: Ray is missing, nothing answers at the address, or a node lacks snn-rl or the
             folder.
     """
 
-    def __init__(self, address: str, sweep: Path, count: int | None = None) -> None:
-        self.folder, self.count = sweep.absolute(), count
+    def __init__(
+        self, address: str, sweep: Path, count: int | None = None, modules: Sequence[str] = ()
+    ) -> None:
+        self.folder, self.count, self.modules = sweep.absolute(), count, list(modules)
         self.ray = _connect(address)
         self.tasks: dict[Any, Path] = {}
         try:
@@ -71,7 +75,8 @@ class RayWorkers:
         needs = {"num_cpus": config.threads, "num_gpus": int(config.device == "cuda")}
         # The scheduler starts it again, so that both kinds of workers are treated alike.
         task = self.ray.remote(max_retries=0, scheduling_strategy="SPREAD", **needs)(_task())
-        self.tasks[task.remote(str(folder.absolute()), snn_rl.__version__, STOP)] = folder
+        given = (str(folder.absolute()), snn_rl.__version__, STOP, self.modules)
+        self.tasks[task.remote(*given)] = folder
 
     def ended(self) -> list[tuple[Path, Ending]]:
         """Those whose task has an end."""
@@ -168,7 +173,7 @@ def _probe() -> Any:
 
 
 def _task() -> Any:
-    def train(folder: str, release: str, stop: str) -> tuple[str, str]:
+    def train(folder: str, release: str, stop: str, modules: list[str]) -> tuple[str, str]:
         import platform
         from pathlib import Path
 
@@ -184,7 +189,7 @@ def _task() -> Any:
             return "failed", f"{found}: install {release} there"
         sweep = next(p for p in Path(folder).parents if (p / MANIFEST).exists())
         try:
-            train_cell(Path(folder), (sweep / stop).exists)
+            train_cell(Path(folder), (sweep / stop).exists, modules)
         except Interrupted:
             return "stopped", ""
         except snn_rl.SnnRlError as error:

@@ -16,10 +16,10 @@ FOLDERS = ("--run-dir", "--out")
 """Options that say where runs go."""
 
 
-def refuse_options(*options: object) -> None:
-    """Raise SnnRlError if --resume came with any of `options`."""
+def refuse_options(*options: object, but: str = "--run-dir") -> None:
+    """Raise SnnRlError if --resume came with any of `options`; `but` names those it takes."""
     if any(options):
-        raise SnnRlError("--resume takes no options but --run-dir: the run keeps its settings")
+        raise SnnRlError(f"--resume takes no options but {but}: the run keeps its settings")
 
 
 def reproducing(arguments: list[str]) -> str:
@@ -34,21 +34,25 @@ def reproducing(arguments: list[str]) -> str:
 
 
 @contextmanager
-def told_how_to_go_on(folder: Path, command: str) -> Iterator[None]:
+def told_how_to_go_on(folder: Path, command: str, options: str = "") -> Iterator[None]:
     """Say how a run that is stopped or fails is gone on with.
 
     Args:
         command: that trains, e.g. "snn-rl train".
+        options: to be given again.
     """
+    from snn_rl.envs import UnsupportedEnvironment
     from snn_rl.runs.folder import Interrupted, can_resume
 
-    resuming = f"{command} --resume --run-dir {shlex.quote(str(folder))}"
+    resuming = f"{command} --resume --run-dir {shlex.quote(str(folder))}{options}"
     try:
         yield
     except Interrupted as interrupted:
         say(f"stopped in stage {interrupted}; what was reached is saved in {folder}")
         say(f"go on with: {resuming}")
         raise typer.Exit(INTERRUPTED) from None
+    except UnsupportedEnvironment:  # the same command would fail again
+        raise
     except Exception:
         if can_resume(folder):
             say(f"training failed; once the cause is removed, go on with: {resuming}")

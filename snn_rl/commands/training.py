@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from snn_rl.commands.imports import ImportOption, import_options, import_typed
 from snn_rl.commands.output import say, screen
 from snn_rl.commands.running import refuse_options, reproducing, told_how_to_go_on
 from snn_rl.errors import SnnRlError
@@ -66,12 +68,14 @@ def train(
     run_dir: Annotated[Path | None, typer.Option(help="Run folder [runs/ENV/TIME].")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda [auto].")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of torch [1].")] = None,
+    import_: ImportOption = None,
 ) -> None:
     """Train an ANN, convert it to spikes, and reduce its timesteps stage by stage."""
-    from snn_rl.agents.config import make_config, with_preset
+    from snn_rl.agents.config import make_config
     from snn_rl.agents.results import run_folder, run_to_resume
+    from snn_rl.agents.sources import imported_settings, settings_for
     from snn_rl.runs.owner import remove_if_empty
-    from snn_rl.support.settings import merge, parse_overrides, read_yaml
+    from snn_rl.support.settings import override, read_yaml
 
     named: dict[str, Any] = {
         "env": env,
@@ -90,27 +94,34 @@ def train(
     }
     options: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
     if steps is not None:
-        options |= {stage: {"steps": steps} for stage in ("privileged", "ann", "spiking")}
+        stages = ["privileged", "spiking"]
+        if not imported_settings(start):  # which is taken as it is
+            stages.append("ann")
+        options |= {stage: {"steps": steps} for stage in stages}
         options["spiking"]["steps_at"] = None
     if resume:
-        refuse_options(options, config, set_, preset)
+        refuse_options(options, config, set_, preset, but="--run-dir and --import")
+        modules = import_typed(import_)
         folder, settings, command = run_to_resume(run_dir)
     elif config and preset:
         raise SnnRlError("--config and --preset are two sets of settings: leave one out")
     else:
-        options = merge(options, parse_overrides(set_ or []))
-        settings = make_config(
-            merge(read_yaml(config), options) if config else with_preset(options, preset)
-        )
+        changes = set_ or []
+        options = override(options, changes)
+        modules = import_typed(import_, str(options.get("env", "")))
+        base = settings_for(options, preset, read_yaml(config) if config else None)
+        settings = make_config(override(base, changes))
         folder, command = run_folder(run_dir, settings.env), reproducing(sys.argv[1:])
     try:
-        _train(settings, folder, command, fresh=not resume)
+        _train(settings, folder, command, modules, fresh=not resume)
     finally:
         if run_dir is None:
             remove_if_empty(folder)
 
 
-def _train(settings: TrainConfig, folder: Path, command: str, *, fresh: bool) -> None:
+def _train(
+    settings: TrainConfig, folder: Path, command: str, modules: Sequence[str], *, fresh: bool
+) -> None:
     """Train and show progress; signals end it cleanly."""
     from snn_rl.agents.monitor import Monitor, file_monitor
     from snn_rl.agents.run import Run
@@ -119,15 +130,15 @@ def _train(settings: TrainConfig, folder: Path, command: str, *, fresh: bool) ->
     from snn_rl.support.console import ConsoleMonitor
 
     keep_freed_memory()
-    stop = StopFlag()
+    named = import_options(modules)
     with (
-        told_how_to_go_on(folder, "snn-rl train"),
+        told_how_to_go_on(folder, "snn-rl train", named),
         closing(file_monitor(folder)) as files,
-        stop.on_signals(),
+        StopFlag().on_signals() as stop,
         ConsoleMonitor(screen) as bars,
     ):
         monitor: Monitor = MonitorGroup([files, bars], stop)
         run = Run(settings, folder, monitor, command=command, fresh=fresh)
         say(f"training {settings.env} into {folder}")
         run.train()
-    say(f"done: snn-rl evaluate --agent {shlex.quote(str(folder))}")
+    say(f"done: snn-rl evaluate --agent {shlex.quote(str(folder))}{named}")

@@ -77,7 +77,7 @@ def train(
     """
     from snn_rl.runs.folder import new_folder, to_resume, unfinished
     from snn_rl.runs.owner import remove_if_empty
-    from snn_rl.support.settings import merge, parse_overrides, read_yaml, shipped, validate
+    from snn_rl.support.settings import merge, override, read_yaml, shipped, validate
     from snn_rl.vision.config import KEY, VisionConfig, read_config
 
     named: dict[str, Any] = {
@@ -101,8 +101,8 @@ def train(
         names = {"dataset": dataset or "cifar10", "model": model or "small"}
         preset = shipped(f"vision/{names['dataset']}-{names['model']}") or names
         base = read_yaml(config) if config else preset
-        changes = merge(options, parse_overrides(set_ or []))
-        settings = validate(VisionConfig, merge(base, changes), "configuration")
+        chosen = override(merge(base, options), set_ or [])
+        settings = validate(VisionConfig, chosen, "configuration")
         folder = new_folder(run_dir, RUNS / f"{settings.dataset}-{settings.model}")
         command = reproducing(sys.argv[1:])
     try:

@@ -203,4 +203,4 @@ def _names(file: Path, key: str) -> bool:
 
 
 def _taken(folder: Path) -> str:
-    return f"{folder} already holds a run: choose another --run-dir, or go on with it by --resume"
+    return f"{folder} already holds a run: choose another --run-dir, or --resume it"
