@@ -205,7 +205,7 @@ class TrainConfig(Section):
     spiking: DistillConfig = DistillConfig()
     validation: ValidationConfig = ValidationConfig()
     save_every: float = Field(default=10.0, ge=0)
-    """seconds between saves for an exact resume, at least"""
+    """seconds between saves for an exact resume, at least; after a resume the first come sooner"""
     device: str = "auto"
     threads: int = Field(default=1, ge=1)
 

@@ -24,7 +24,7 @@ from snn_rl.agents.setup import Setup, stage_seed
 from snn_rl.conversion.temporal_pruning import Start, temporal_pruning
 from snn_rl.core.network import Network
 from snn_rl.core.surrogates import Surrogate
-from snn_rl.runs.folder import Interrupted, begin, held, holds, keep
+from snn_rl.runs.folder import Interrupted, begin, held, holds, keep, lasting
 from snn_rl.runs.owner import own
 from snn_rl.runs.provenance import hardware, written
 from snn_rl.runs.resume import RESUME, Saver
@@ -171,7 +171,8 @@ class Run:
         Raises:
             Interrupted: the monitor asked to stop.
         """
-        saver = Saver(self.folder / RESUME, self.config.save_every, self.owner.check)
+        config, check = self.config, self.owner.check
+        saver = Saver(self.folder / RESUME, config.save_every, check, lasting(config))
         result = StageTrainer(plan, self.monitor, saver).run()
         self.owner.check()
         policy = replace(plan.policy, network=result.network)

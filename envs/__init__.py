@@ -14,7 +14,7 @@ from snn_rl.envs.games import (
     import_environments,
     split_id,
 )
-from snn_rl.envs.seeding import RestoreError, episode_seed
+from snn_rl.envs.seeding import NotRepeatable, RestoreError, episode_seed
 from snn_rl.envs.spaces import EnvironmentSpec, check_spaces
 from snn_rl.envs.starts import all_starts, count_no_ops, has_table
 from snn_rl.envs.vector import SeededEpisodes, make_vector, restore, snapshot
@@ -35,6 +35,7 @@ __all__ = [
     "AtariVector",
     "EnvironmentSpec",
     "Flicker",
+    "NotRepeatable",
     "PixelCartPole",
     "PositionOnlyCartPole",
     "RestoreError",

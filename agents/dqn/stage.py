@@ -21,6 +21,7 @@ from snn_rl.agents.dqn.validation import Validator
 from snn_rl.agents.evaluation import Stopped
 from snn_rl.agents.monitor import Monitor, Progress
 from snn_rl.core.network import Network, State
+from snn_rl.errors import CheckpointError
 from snn_rl.runs.resume import Saver
 
 log = logging.getLogger(__name__)
@@ -108,6 +109,7 @@ class StageTrainer:
         Raises:
             FloatingPointError: the gradients are not finite.
             OSError: the state cannot be saved.
+            CheckpointError: the saved state is damaged or another network's.
         """
         task, config = self.plan.task, self.plan.config
         vector = task.conditions.make_vector(task.env_id, config.num_envs, self.plan.seed)
@@ -192,8 +194,17 @@ class StageTrainer:
         state = self.saver.load() if self.saver else None
         if state is None or state["stage"] != self.plan.name:
             return
-        self.load_state_dict(state)
-        rollout.load_state_dict(state["rollout"])
+        try:
+            self.load_state_dict(state)
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
+            reason = " ".join(str(error).split())[:120]
+            raise CheckpointError(
+                f"the saved state of stage {self.plan.name} does not fit its network: a run with a "
+                f"network of your own goes on with the same q_network ({reason})"
+            ) from error
+        self.experience.replay.check()
+        if not rollout.load_state_dict(state["rollout"]):
+            self.experience.replay.cut()
         log.info("stage %s goes on after %d steps", self.plan.name, self.course.steps)
         if self.course.steps != self.course.validated_at:
             self._validate_if_due()

@@ -11,6 +11,7 @@ train the stages that it does not hold yet.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -27,6 +28,8 @@ from snn_rl.runs.resume import RESUME, STATE
 CONFIG, HEADER = "config.yaml", "# "
 EVALUATION, INTERRUPTED = "evaluation.json", "interrupted"
 RUNS = Path("runs")
+FREE = {"save_every", "device", "threads", "workers", "data"}
+"""Settings that may change before a run is gone on with."""
 
 
 class Interrupted(Exception):
@@ -41,6 +44,9 @@ class RunSettings(Protocol):
 
     def model_dump(self) -> dict[str, Any]:
         """Plain data."""
+
+    def model_dump_json(self, *, exclude: set[str]) -> str:
+        """The same as JSON, without some."""
 
 
 S = TypeVar("S", bound=RunSettings)
@@ -110,13 +116,19 @@ def holds_run(folder: Path, settings: S, read: Callable[[Path], S]) -> bool:
     """
     if not (folder / CONFIG).exists():
         return False
-    known = read(folder / CONFIG).model_dump()
-    other = [key for key, value in settings.model_dump().items() if value != known[key]]
+    known = lasting(read(folder / CONFIG))
+    other = [key for key, value in lasting(settings).items() if value != known[key]]
     if other:
         raise SnnRlError(
             f"{folder} holds a run with other settings ({', '.join(other)}): choose another folder"
         )
     return True
+
+
+def lasting(settings: RunSettings) -> dict[str, Any]:
+    """Those that must stay as they were when the run began: JSON, as it is read back."""
+    found: dict[str, Any] = json.loads(settings.model_dump_json(exclude=FREE))
+    return found
 
 
 def unfinished(folder: Path, read: Callable[[Path], S]) -> tuple[S, str]:

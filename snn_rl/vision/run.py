@@ -19,7 +19,7 @@ from snn_rl.core.network import Network
 from snn_rl.core.surrogates import Surrogate
 from snn_rl.errors import SnnRlError
 from snn_rl.runs import checkpoint
-from snn_rl.runs.folder import Interrupted, begin, held, holds, keep
+from snn_rl.runs.folder import Interrupted, begin, held, holds, keep, lasting
 from snn_rl.runs.owner import Owner, own
 from snn_rl.runs.provenance import hardware, written
 from snn_rl.runs.resume import RESUME, Saver
@@ -178,7 +178,8 @@ class Run:
         Raises:
             Interrupted: the monitor asked to stop.
         """
-        saver = Saver(self.folder / RESUME, SECONDS_BETWEEN_SAVES, self._check_owner)
+        settings, check = lasting(self.config), self._check_owner
+        saver = Saver(self.folder / RESUME, SECONDS_BETWEEN_SAVES, check, settings)
         trainer = StageTrainer(
             plan, network, self.data, self.config.augment, self.process, self.monitor, saver
         )
