@@ -109,6 +109,8 @@ class Setup:
             leak_low=neurons.leak_low,
             leak_high=neurons.leak_high,
             percentile=neurons.percentile,
+            balance=neurons.balance,
+            start=neurons.start,
             surrogate=self.surrogate or Surrogate(neurons.surrogate, neurons.gamma),
         )
         return convert(
