@@ -224,7 +224,7 @@ def test_two_processes_share_the_batches(call: Call, cifar: Path, tmp_path: Path
     """DistributedDataParallel over gloo: one run folder, the same updates as one process."""
     options = ["train", "--data", str(cifar), *SMALL, "--set", "augment={crop: 0, flip: none}"]
     options += ["--set", "batch_norm=false", "--set", "ann.epochs=2", "--device", "cpu"]
-    options += ["--until", "2"]
+    options += ["--until", "2", "--set", "precision=float32"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     both = [*torchrun, "--nproc-per-node", "2", "-m", "snn_rl", "vision", *options]
     done = subprocess.run(

@@ -224,11 +224,13 @@ def _train(settings: VisionConfig, folder: Path, command: str, *, fresh: bool) -
     from snn_rl.support.allocator import keep_freed_memory
     from snn_rl.vision.datasets import load_data
     from snn_rl.vision.monitor import LineMonitor, Monitor, file_monitor
+    from snn_rl.vision.precision import settled
     from snn_rl.vision.process import open_process
     from snn_rl.vision.run import Run
 
     keep_freed_memory()
     torch.set_num_threads(settings.threads)
+    settings = settled(settings, folder, int(os.environ.get("WORLD_SIZE", "1")))
     stop = StopFlag()
     with (
         told_how_to_go_on(folder, "snn-rl vision train"),

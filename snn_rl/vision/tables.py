@@ -8,8 +8,9 @@ from typing import Any
 from rich.table import Table
 
 from snn_rl.inference.reader import WEIGHTS, read_card
+from snn_rl.runs.folder import EVALUATION
 from snn_rl.support.markdown import EMPTY
-from snn_rl.vision.classifier import ANN, EVALUATION
+from snn_rl.vision.config import ANN
 from snn_rl.vision.scoring import read_evaluation
 from snn_rl.vision.shipped import ZOO, zoo_folder
 
