@@ -72,7 +72,7 @@ class Standing:
 class StageTrainer:
     """Trains one stage: call `run` once.
 
-    All that changes between roll-outs is in `standing`, `experience`, `learner` and `validator`, the
+    All that changes between roll-outs is in `standing`, `experience`, `learner`, `validator`, the
     generators and the roll-out, and in what `state_dict` gives.
 
     Args:
