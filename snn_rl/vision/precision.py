@@ -63,7 +63,7 @@ def faster(seconds: Callable[[torch.dtype], float]) -> bool:
     """Whether bfloat16 pays, by the best of interleaved turns: other work disturbs both alike."""
     turns = [(seconds(torch.float32), seconds(torch.bfloat16)) for _ in range(TURNS)]
     single, half = (min(found) for found in zip(*turns, strict=True))
-    return single >= GAIN * half
+    return bool(single >= GAIN * half)
 
 
 def step_seconds(precision: torch.dtype) -> float:
