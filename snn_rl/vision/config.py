@@ -97,6 +97,8 @@ class SpikingConfig(StageConfig):
     epochs: int = Field(default=100, ge=0)
     optimizer: Literal["sgd", "adam", "muon"] = "adam"
     learning_rate: float = Field(default=1e-4, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    """of weights alone; that of the ANN is not taken over"""
     milestones: list[float] = Field(default=[0.6, 0.8, 0.9])
     dropout: float = Field(default=0.2, ge=0, lt=1)
     batch_norm: bool = False
@@ -114,6 +116,8 @@ class PruneConfig(StageConfig):
     epochs: int = Field(default=30, ge=0)
     optimizer: Literal["sgd", "adam", "muon"] = "adam"
     learning_rate: float = Field(default=1e-4, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    """of weights alone; that of the ANN is not taken over"""
     milestones: list[float] = Field(default=[0.6, 0.8, 0.9])
     dropout: float = Field(default=0.2, ge=0, lt=1)
 
