@@ -137,7 +137,18 @@ class Agent:
     def q_values(
         self, observation: NDArray[Any], episode_start: NDArray[np.bool_] | None = None
     ) -> NDArray[np.float32]:
-        """Q-values [actions] or [batch, actions]; advances the memory like `act`."""
+        """Q-values float32 [actions] of one observation or [batch, actions]; see `act`.
+
+        They advance the memory like `act` does: ask for one or the other at a moment.
+
+        Args:
+            observation: what the agent's environment returns, or its frame; single or batched.
+            episode_start: bool [batch]; forgets those environments before this observation.
+
+        Raises:
+            ValueError: an observation of another shape or type, or a batch size that changed
+                without a `reset`.
+        """
         q, self._state = self._step(observation, self._state, episode_start)
         return q
 

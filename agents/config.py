@@ -104,10 +104,11 @@ class LearnerConfig(Section):
     """environment i of N explores with epsilon ** (1 + epsilon_spread * i / (N - 1)): all kinds of
     play side by side (Ape-X, Horgan et al. 2018, has 7 at epsilon 0.4)"""
     teacher_acts: float = Field(default=0.0, ge=0, le=1)
-    """fraction of the stage over which the teacher's share of the actions falls from 1 to 0"""
+    """fraction of the stage over which the teacher's share of the actions falls from 1 to 0
+    (DAgger, Ross, Gordon and Bagnell 2011)"""
     average: float = Field(default=0.0, ge=0, lt=1)
     """validate and keep a running mean of the weights, of which each update leaves this fraction
-    (Polyak averaging); 0 keeps the trained weights themselves"""
+    (Polyak and Juditsky 1992); 0 keeps the trained weights themselves"""
     rate_penalty: float = Field(default=0.0, ge=0)
     """weight of the mean spike rate in the loss"""
     amp: bool = False

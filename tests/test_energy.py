@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 from graphs import node_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from snn_rl.agents.qnetwork import mlp, nature_cnn
@@ -252,3 +255,32 @@ def test_missing_rates_and_unknown_densities_are_refused() -> None:
         energy_report(network, 1, {name: 0.1}, densities={name: 1.5})
     with pytest.raises(SnnRlError, match="timesteps"):
         energy_report(network, 0, {name: 0.1})
+
+
+@given(
+    widths=st.lists(st.integers(1, 12), min_size=2, max_size=4),
+    timesteps=st.integers(1, 6),
+    rate=st.floats(0.01, 1.0),
+    factor=st.floats(1.1, 3.0),
+)
+@settings(max_examples=25, deadline=None)
+def test_energy_of_any_mlp_follows_from_its_sizes_and_rates(
+    widths: list[int], timesteps: int, rate: float, factor: float
+) -> None:
+    network = spiking(mlp(4, widths, 2), (4,), timesteps)
+    report = with_rate(network, rate * timesteps / factor, timesteps)
+    sizes = [4, *widths, 2]
+    macs = [a * b for a, b in pairwise(sizes)]
+    assert [layer.macs for layer in report.layers] == macs
+    assert report.macs == sum(macs) == report.weights
+    assert report.neurons == sum(widths)
+    assert report.leak_multiplies == report.neurons * (timesteps - 1)
+    entering = rate * timesteps / factor
+    expected = 4.6 * macs[0] + 0.9 * entering * sum(macs[1:])
+    assert report.snn_pj == pytest.approx(expected)
+    assert report.alpha == pytest.approx(4.6 * sum(macs) / expected)
+    busier = with_rate(network, rate * timesteps, timesteps)
+    assert busier.snn_pj > report.snn_pj
+    assert busier.total_pj > report.total_pj
+    assert report.total_pj > report.exact_pj
+    assert report.main_accesses >= report.main_accesses_layerwise

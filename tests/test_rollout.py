@@ -294,6 +294,17 @@ def test_environments_explore_independently() -> None:
                 assert same == pytest.approx(chance, abs=0.1)
 
 
+def test_epsilon_spread_lets_each_environment_explore_in_its_own_way() -> None:
+    """Environment i of N: epsilon ** (1 + spread * i / (N - 1))."""
+    odds = exploration(LearnerConfig(epsilon=[0.4, 0.4], epsilon_spread=7), 0.5)
+    _, segment, _ = play("Ledger-v0", constant(0), 1000, odds, envs=4)
+    explored = (segment.action != 0).mean(0) * 3 / 2  # a third of random actions is the greedy one
+    expected = 0.4 ** (1 + 7 * np.arange(4) / 3)
+    np.testing.assert_allclose(explored, expected, atol=0.06)
+    assert (segment.action[:, 3] != 0).sum() <= 8  # 0.4 ** 8 = 0.0007
+    assert explored[0] > 2 * explored[1] > 0
+
+
 def test_without_a_teacher_its_share_is_the_pupils() -> None:
     _, segment, _ = play("Ledger-v0", constant(1), 30, Exploration(0.0, 1.0))
     assert (segment.action == 1).all()

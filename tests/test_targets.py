@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -105,39 +106,45 @@ def test_in_double_dqn_the_online_network_selects(double: bool, valued: float) -
     assert losses(learner, segment)[1]["td"] == pytest.approx(float(expected), rel=1e-5)
 
 
-class Spy(Network):
-    """Writes down every pass."""
-
-    calls: ClassVar[list[tuple[Network, int, tuple[Tensor, ...]]]] = []
-
-    def forward(self, x: Tensor, state: tuple[Tensor, ...], *rest: Any, **options: Any) -> Any:
-        self.calls.append((self, len(x), state))
-        return super().forward(x, state, *rest, **options)
+Pass = tuple[torch.nn.Module, int, tuple[Tensor, ...]]
 
 
-def test_target_network_starts_where_the_segment_does() -> None:
+@pytest.fixture
+def passes() -> Iterator[list[Pass]]:
+    """Every forward pass of any network: which, over how many frames, from which state."""
+    seen: list[Pass] = []
+
+    def note(module: torch.nn.Module, arguments: tuple[Any, ...]) -> None:
+        if isinstance(module, Network):
+            seen.append((module, len(arguments[0]), arguments[1]))
+
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(note)
+    yield seen
+    handle.remove()
+
+
+def test_target_network_starts_where_the_segment_does(passes: list[Pass]) -> None:
     network = spiking_network()
-    network.__class__ = Spy
     learner = learner_of(network, n_step=2, timesteps=2)
     state = tuple(torch.full_like(m, 0.5) for m in network.initial_state(BATCH))
-    Spy.calls = []
+    passes.clear()  # those of its calibration
     losses(learner, replace(segment_of(8), state=state))
-    of_target = [call for call in Spy.calls if call[0] is learner.target]
-    of_network = [call for call in Spy.calls if call[0] is network]
+    of_target = [seen for seen in passes if seen[0] is learner.target]
+    of_network = [seen for seen in passes if seen[0] is network]
     assert len(of_target) == 1
     for _, frames, membranes in (of_target[0], of_network[0]):
         assert frames in (6, 8)  # the online network makes a pass of its own over the last two
         assert all(torch.equal(*pair) for pair in zip(membranes, state, strict=True))
 
 
-def test_network_without_membranes_is_asked_for_the_frames_that_count_alone() -> None:
+def test_network_without_membranes_is_asked_for_the_frames_that_count_alone(
+    passes: list[Pass],
+) -> None:
     network = ann_network()
-    network.__class__ = Spy
     learner = learner_of(network, n_step=5)
-    Spy.calls = []
     losses(learner, segment_of(1 + 5))
-    assert sum(state == () for _, _, state in Spy.calls) == 3  # frame, its bootstrap, twice
-    assert [frames for _, frames, _ in Spy.calls] == [1, 1, 1]
+    assert sum(state == () for _, _, state in passes) == 3  # frame, its bootstrap, twice
+    assert [frames for _, frames, _ in passes] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("double", [True, False])
@@ -161,11 +168,9 @@ def test_learning_from_many_segments_is_updating_one_by_one(kind: str, double: b
         torch.testing.assert_close(found, wanted)
 
 
-def test_one_pass_of_the_target_network_serves_several_updates() -> None:
+def test_one_pass_of_the_target_network_serves_several_updates(passes: list[Pass]) -> None:
     network = ann_network()
-    network.__class__ = Spy
     learner = learner_of(network, double=False, target_every=6, n_step=1)
-    Spy.calls = []
     learner.learn(iter([segment_of(2, seed) for seed in range(8)]))
     # Four and two until the target is copied, two after it; and one each for the network.
-    assert len(Spy.calls) == 3 + 8
+    assert len(passes) == 3 + 8

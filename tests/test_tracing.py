@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from modules import FEATURES, IMAGE, Made, Residual, conv, output, seeded
 from torch import Tensor, nn
 from torch.nn import functional
@@ -310,3 +312,40 @@ def test_what_cannot_be_converted_is_named(message: str) -> None:
             timesteps=1,
         )
     assert "\n" not in str(error.value)
+
+
+@st.composite
+def feed_forward(draw: st.DrawFn) -> tuple[nn.Module, tuple[int, ...]]:
+    """Any chain of convolutions, pools, batch-norm, dropout and linear layers with ReLUs."""
+    size, channels = draw(st.integers(5, 9)), draw(st.integers(1, 3))
+    shape, layers = (channels, size, size), list[nn.Module]()
+    for _ in range(draw(st.integers(0, 2))):
+        outputs, kernel = draw(st.integers(1, 4)), draw(st.integers(1, 3))
+        layers.append(nn.Conv2d(channels, outputs, kernel, padding=kernel // 2))
+        layers += [nn.BatchNorm2d(outputs)] if draw(st.booleans()) else []
+        layers += [nn.ReLU()]
+        layers += draw(st.sampled_from([[], [nn.AvgPool2d(2)], [nn.MaxPool2d(2)], [nn.Dropout()]]))
+        channels = outputs
+    layers.append(nn.Flatten())
+    width = nn.Sequential(*layers).eval()(torch.zeros(1, *shape)).shape[1]
+    for hidden in draw(st.lists(st.integers(1, 6), max_size=2)):
+        layers += [nn.Linear(width, hidden, bias=draw(st.booleans())), nn.ReLU()]
+        width = hidden
+    return nn.Sequential(*layers, nn.Linear(width, 3)).eval(), shape
+
+
+@given(drawn=feed_forward(), batch=st.integers(1, 3))
+@settings(max_examples=30, deadline=None)
+def test_any_feed_forward_module_traces_to_what_it_computes(
+    drawn: tuple[nn.Module, tuple[int, ...]], batch: int
+) -> None:
+    module, shape = drawn
+    network = trace(module, shape, pixels=False)
+    x = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(batch))
+    with torch.no_grad():
+        found, _ = network(x[None], network.initial_state(batch))
+        torch.testing.assert_close(found[0], module(x), rtol=1e-4, atol=1e-5)
+    relus = sum(isinstance(layer, nn.ReLU) for layer in module.children())
+    assert sum(node.operation.kind == "relu" for node in network.nodes) == relus
+    names = {name for name, _ in network.layers.items()}
+    assert names <= {node.name for node in network.nodes}

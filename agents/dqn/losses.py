@@ -56,7 +56,19 @@ def n_step_returns(
 
 
 def distillation(q: Tensor, teacher_q: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy of softmax(Q / temperature) between teacher and student, [frames, batch]."""
+    """Cross-entropy of softmax(Q / temperature) between teacher and student, nats.
+
+    Source: policy distillation (Rusu et al. 2016, there with the temperature on the teacher alone;
+    here on both); its labels are the teacher's on frames that the student visits,
+    as in DAgger (Ross, Gordon and Bagnell 2011).
+
+    Args:
+        q, teacher_q: [frames, batch, actions], in units of return.
+        temperature: > 0; the smaller, the more the teacher's best action alone counts.
+
+    Returns:
+        [frames, batch], differentiable in `q`.
+    """
     wanted = functional.softmax(teacher_q / temperature, dim=2)
     return -(wanted * functional.log_softmax(q / temperature, dim=2)).sum(2)
 

@@ -81,7 +81,8 @@ class SegmentReplay:
         every: rows from one stored state to the next; drawn segments start there. 0 for none.
 
     Raises:
-        OSError: the disk is full, or a file is a link.
+        OSError: the disk is full (blocks are reserved at once, so that this shows here and not
+            when a step is stored), or a file is a link.
     """
 
     def __init__(

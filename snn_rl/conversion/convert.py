@@ -87,13 +87,13 @@ class NeuronOptions:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Real data to balance thresholds on: frames [frames, batch, ...] as the network reads them.
-
-    `episode_start` is bool [frames, batch]; static images are the case of one frame.
-    """
+    """Real data to balance thresholds on; static images are the case of one frame."""
 
     frames: Tensor
+    """[frames, batch, *input_shape] as the network reads them: uint8 0...255 for pixels, else
+    float32; a batch entry's frames follow each other in time"""
     episode_start: Tensor | None = None
+    """bool [frames, batch]: first frames of episodes, before which membranes begin anew"""
 
     def on(self, device: torch.device) -> tuple[Tensor, Tensor | None]:
         """Frames and starts on a device."""
@@ -113,8 +113,14 @@ def convert(
 ) -> Network:
     """Spiking network with the weights of `ann`, its thresholds balanced on `calibration`.
 
+    Every ReLU becomes a layer of LIF neurons that reset by subtraction; batch-norm is folded.
+    Sources of threshold balancing: Diehl et al. 2015; Sengupta et al. 2019; by percentile,
+    Chowdhury, Rathi and Roy 2022.
+
     Args:
-        timesteps: T that it will be run at; stored in the network, whose calls default to it.
+        ann: traced, without neurons; it is not changed.
+        calibration: on the network's device.
+        timesteps: T >= 1 that it will be run at; stored in the network, whose calls default to it.
         carry_membrane: whether membranes survive from frame to frame; stored likewise. Static
             images have one frame.
         fold: False keeps batch-norm between layer and neurons, for a network that is trained as a

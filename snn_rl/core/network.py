@@ -27,7 +27,12 @@ State = tuple[Tensor, ...]
 [batch, ...]."""
 
 CurrentHook = Callable[[str, Tensor, Tensor, Tensor | None], None]
+"""Called before a spiking layer runs with its name, weighted input [frames, 1 or timesteps, batch,
+...], membrane [batch, ...] and episode starts, bool [frames, batch], or None; it may change the
+layer's threshold, which counts from then on."""
 SpikeHook = Callable[[str, Tensor], None]
+"""Called after a spiking layer ran with its name and its spikes, 0 or 1, [frames, timesteps, batch,
+...], in the graph of gradients where there is one."""
 
 
 class Network(nn.Module):

@@ -41,7 +41,14 @@ def lif_scan(
         start: what membranes begin with, in thresholds.
 
     Returns:
-        spikes [frames, timesteps, batch, *neurons] and the membrane after the last frame.
+        spikes [frames, timesteps, batch, *neurons], 0 or 1, and the membrane [batch, *neurons]
+        after the last frame, in units of the weighted input.
+
+    Raises:
+        ValueError: `current` holds another number of timesteps, or `membrane` has another shape.
+
+    Source: LIF with subtractive reset as in Chowdhury, Rathi and Roy 2022; the order of all
+    operations is the contract of docs/numerics.md.
     """
     frames, repeats, batch, *neurons = current.shape
     if repeats not in (1, timesteps):
