@@ -84,3 +84,25 @@ def act(
         show_json(found)
     else:
         show(act_table(found))
+
+
+@app.command()
+def lif(
+    repeats: Annotated[int, typer.Option(min=1, help="Turns of each contender.")] = 20,
+    timesteps: Annotated[
+        list[int] | None, typer.Option("--timesteps", min=1, help="Steps [1, 2, 5 and 10].")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON list on stdout.")] = False,
+) -> None:
+    """LIF neurons forward and backward, beside SpikingJelly, snnTorch and Norse where installed."""
+    import torch
+
+    from snn_rl.agents.bench.lif import TIMESTEPS, lif_times
+    from snn_rl.support.console import lif_table
+
+    torch.set_num_threads(1)
+    rows = lif_times(repeats, timesteps or TIMESTEPS)
+    if as_json:
+        show_json(rows)
+    else:
+        show(lif_table(rows))
