@@ -11,12 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from commands import snn_rl_command
 
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.evaluation import evaluate
 from snn_rl.agents.loading import find_agent, load_agent
+from snn_rl.agents.lowered import fastest
 from snn_rl.agents.seeds import validation_seeds
+from snn_rl.core.grid import snap
 from snn_rl.errors import EngineError, SnnRlError
 
 PONG, CARTPOLE = "zoo:PongNoFrameskip-v4/T1", "zoo:CartPole-v1/T3"
@@ -118,6 +121,26 @@ def test_evaluation_counts_the_same_scores_and_spikes() -> None:
     assert event.spike_rates == torch.spike_rates
     for layer, rates in torch.neuron_rates.items():
         assert rates.equal(event.neuron_rates[layer])
+
+
+def test_validation_runs_event_driven_where_that_pays() -> None:
+    policy = load_agent(CARTPOLE, "torch").policy
+    exponents = snap(policy.network, policy.timesteps)
+    actor = fastest(policy, exponents)
+    pipeline, seeds = load_agent(CARTPOLE).pipeline, validation_seeds(0, 2)
+    results = [evaluate(a, "CartPole-v1", pipeline, seeds, max_frames=60) for a in (actor, policy)]
+    assert (actor.engine, policy.engine) == ("event", "torch")
+    assert results[0].rewards == results[1].rewards
+    assert results[0].spike_rates == results[1].spike_rates
+    pong = load_agent(PONG, "torch").policy
+    busy = dict.fromkeys(pong.network.spiking, 0.9)
+    exponents = snap(pong.network, pong.timesteps)
+    assert fastest(pong, exponents).engine == "event"
+    assert fastest(pong, exponents, busy).engine == "torch"
+    with torch.no_grad():
+        next(iter(policy.network.parameters())).add_(1e-7)
+    assert fastest(policy, exponents).engine == "torch", "weights off their grid"
+    assert fastest(load_agent("zoo:CartPole-v1/ann").policy, {}).engine == "torch"
 
 
 def _act(environment: dict[str, str], *sources: str) -> subprocess.CompletedProcess[str]:
