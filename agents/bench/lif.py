@@ -98,7 +98,7 @@ def _turn(layer: Layer, current: Tensor, weight: Tensor) -> tuple[float, float]:
     began = time.process_time()
     spikes = layer(x)
     halfway = time.process_time()
-    spikes.backward(weight)
+    spikes.backward(weight)  # type: ignore[no-untyped-call]
     return halfway - began, time.process_time() - halfway
 
 
