@@ -7,13 +7,17 @@ from collections.abc import Mapping
 from snn_rl.agents.acting import Actor, EventPolicy
 from snn_rl.agents.policy import Policy
 from snn_rl.errors import CheckpointError, EngineError
-from snn_rl.inference.choice import pays
+from snn_rl.inference.choice import weigh
 from snn_rl.inference.engine import EventEngine
 from snn_rl.inference.lowering import lower
 
 
 def fastest(
-    policy: Policy, exponents: Mapping[str, int], rates: Mapping[str, float] | None = None
+    policy: Policy,
+    exponents: Mapping[str, int],
+    batch: int,
+    rates: Mapping[str, float] | None = None,
+    changed: float | None = None,
 ) -> Actor:
     """The policy event-driven, or as it is where the engine cannot run it or is not faster.
 
@@ -23,7 +27,9 @@ def fastest(
     Args:
         policy: its network lies on the grid.
         exponents: of the grid, from `snn_rl.core.grid.snap`.
+        batch: environments at a time.
         rates: spikes per neuron and frame by layer, if they are known.
+        changed: pixels that change per frame, if known.
     """
     network = policy.network
     if not policy.spiking or network.device.type != "cpu":
@@ -33,7 +39,7 @@ def fastest(
     card = {"graph": [node.to_dict() for node in network.nodes], "grid": exponents}
     try:
         plan = lower(card, weights)
-        if not pays(plan, rates, policy.timesteps):
+        if not weigh(plan, rates, policy.timesteps, changed=changed, batch=batch).pays:
             return policy
         runner = EventEngine(plan, policy.timesteps, policy.carry_membrane)
     except (CheckpointError, EngineError):

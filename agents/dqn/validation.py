@@ -46,7 +46,8 @@ class Validator:
         self.best_mean = -np.inf
         self.last: float | None = None
         self.satisfied = False
-        self._rates: dict[str, float] | None = None  # of the last one: they choose what runs it
+        # Rates and changed pixels of the last validation: they choose what runs the next.
+        self._busy: tuple[dict[str, float] | None, float | None] = (None, None)
 
     def validate(self) -> Evaluation:
         """Validate once; where the target is met, confirm it on further seeds.
@@ -55,15 +56,16 @@ class Validator:
         """
         network = self.policy.network.clone()
         exponents = snap(network, self.policy.timesteps)
-        actor = fastest(replace(self.policy, network=network), exponents, self._rates)
         seed, config = self.task.seed, self.config
+        policy = replace(self.policy, network=network)
+        actor = fastest(policy, exponents, config.episodes, *self._busy)
         result = self._play(actor, validation_seeds(seed, config.episodes))
         mean, target = result.mean, config.target
         if target is not None and mean >= target:
             second = self._play(actor, validation_seeds(seed, config.confirm, confirm=True)).mean
             self.satisfied = second >= target
             mean = min(mean, second)
-        self.last, self._rates = mean, result.spike_rates
+        self.last, self._busy = mean, (result.spike_rates, result.changed_pixels)
         if mean >= self.best_mean:
             self.best, self.best_mean = network, mean
         return result
