@@ -66,6 +66,7 @@ class Evaluation:
         truncated: episodes that a limit of time or of frames ended.
         distinct_trials: different games, as `snn_rl.agents.distinct` tells them apart.
         neuron_rates: spikes per frame of every neuron by layer, summed over the timesteps.
+        changed_pixels: of a frame, those that differ from the frame before; mean, None of vectors.
     """
 
     rewards: list[float]
@@ -73,6 +74,7 @@ class Evaluation:
     truncated: int
     distinct_trials: int
     neuron_rates: dict[str, Tensor]
+    changed_pixels: float | None = None
 
     @property
     def spike_rates(self) -> dict[str, float]:
@@ -118,7 +120,7 @@ def evaluate(
     """
     count = len(seeds)
     vector = conditions.make_vector(env_id, count, 0)
-    rates = _RateCounter()
+    rates, changes = _RateCounter(), _ChangeCounter()
     try:
         observation, info = vector.reset(seed=list(seeds))  # type: ignore[arg-type]
         playing = np.arange(count)  # games still on; the network runs for these alone
@@ -130,6 +132,7 @@ def evaluate(
             if should_stop():
                 raise Stopped
             frames = view(actor, pipeline.encode(observation), info, env_id)[playing]
+            changes.observe(frames, start)
             q, state = actor.q_values(frames, state, start, rates.observe)
             actions[playing] = q.argmax(1)
             observation, reward, terminated, truncated, info = vector.step(actions)
@@ -142,6 +145,7 @@ def evaluate(
             if not goes_on.all():
                 playing = playing[goes_on]
                 state = actor.select(state, goes_on)
+                changes.select(goes_on)
             start = np.zeros(len(playing), np.bool_)
         cut[playing] = True
     finally:
@@ -152,6 +156,7 @@ def evaluate(
         truncated=int(cut.sum()),
         distinct_trials=count_distinct(games),
         neuron_rates=rates.result(),
+        changed_pixels=changes.mean,
     )
 
 
@@ -219,6 +224,7 @@ def evaluate_agent(
         "spike_rate": spikes / max(1, sum(sizes.values())),
         "spike_rates": result.spike_rates,
         "alpha": energy.alpha,
+        "changed_pixels": result.changed_pixels,
         "teacher": agent.card.get("teacher"),
         "seed": seed,
         "max_frames": max_frames,
@@ -277,3 +283,26 @@ class _RateCounter:
 
     def result(self) -> dict[str, Tensor]:
         return {layer: counts / self.frames[layer] for layer, counts in self.spikes.items()}
+
+
+class _ChangeCounter:
+    """Counts the pixels that differ from the frame before."""
+
+    def __init__(self) -> None:
+        self.before: NDArray[Any] | None = None
+        self.pixels = self.frames = 0
+
+    def observe(self, frames: NDArray[Any], start: NDArray[np.bool_]) -> None:
+        if frames.dtype == np.uint8:
+            if self.before is not None and not start.any():
+                self.pixels += int(np.count_nonzero(frames != self.before))
+                self.frames += len(frames)
+            self.before = frames.copy()
+
+    def select(self, rows: NDArray[np.bool_]) -> None:
+        if self.before is not None:
+            self.before = self.before[rows]
+
+    @property
+    def mean(self) -> float | None:
+        return self.pixels / self.frames if self.frames else None

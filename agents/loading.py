@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -11,7 +12,7 @@ from snn_rl.agents.acting import EventPolicy
 from snn_rl.agents.agent import Agent
 from snn_rl.errors import CheckpointError, EngineError, SnnRlError
 from snn_rl.inference import reader
-from snn_rl.inference.choice import pays
+from snn_rl.inference.choice import weigh
 from snn_rl.inference.engine import EventEngine
 from snn_rl.inference.lowering import lower
 from snn_rl.inference.observation import ObservationPipeline, pipeline_from_dict
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from snn_rl.core.network import Network
 
 ZOO = "zoo:"
+log = logging.getLogger(__name__)
 Wanted = Literal["auto", "event", "torch"]
 
 
@@ -64,8 +66,11 @@ def _event_driven(folder: Path, engine: Wanted) -> Agent:
     except CheckpointError as error:
         raise CheckpointError(f"{folder} is damaged: {error}") from error
     _check_fit(folder, card, pipeline, privileged, plan.input_shape, plan.outputs)
-    if engine == "auto" and not pays(plan, _rates(card), timesteps):
-        raise EngineError("its spikes are so many that torch is expected to be faster")
+    if engine == "auto":
+        weighed = weigh(plan, _rates(card), timesteps, changed=_changed(card))
+        log.info("%s: %s", folder, weighed)
+        if not weighed.pays:
+            raise EngineError("its spikes are so many that torch is expected to be faster")
     actor = EventPolicy(EventEngine(plan, timesteps, carry), privileged)
 
     def load_network() -> Network:
@@ -82,6 +87,13 @@ def _rates(card: Mapping[str, Any]) -> Mapping[str, Any] | None:
     results = card.get("results")
     rates = results.get("spike_rates") if isinstance(results, Mapping) else None
     return rates if isinstance(rates, Mapping) else None
+
+
+def _changed(card: Mapping[str, Any]) -> float | None:
+    """Pixels that change per frame, if the card tells it."""
+    results = card.get("results")
+    changed = results.get("changed_pixels") if isinstance(results, Mapping) else None
+    return float(changed) if isinstance(changed, int | float) else None
 
 
 def _in_torch(folder: Path) -> Agent:

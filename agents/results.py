@@ -26,6 +26,7 @@ RECORDED = (
     "spike_rate",
     "spike_rates",
     "alpha",
+    "changed_pixels",
 )
 
 

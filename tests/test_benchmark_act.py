@@ -27,6 +27,7 @@ def test_every_contender_is_timed(tmp_path: Path) -> None:
     rows = {row["contender"]: row for row in found["rows"]}
     for name in (f"{T1}, event, act(frame)", f"{T1}, torch, act(frame)", f"{ANN}, torch frozen"):
         assert 0 < rows[name]["median_us"] <= rows[name]["p99_us"]
+    assert f"{T1}, event, act(first frame)" in rows
     assert found["processor_flags"]
 
 
@@ -42,6 +43,13 @@ def test_recorded_frames_are_those_of_the_agents_play() -> None:
     frames = record(agent, 70)
     assert frames.shape == (70, 4)
     assert np.array_equal(frames, record(agent, 70))
+
+
+def test_screens_and_a_busy_game_are_raced_where_there_are_pixels() -> None:
+    found = act_times(["zoo:PongNoFrameskip-v4/T1"], [], 60)
+    names = " ".join(row["contender"] for row in found["rows"])
+    for what in ("screen", "BeamRiderNoFrameskip-v4", "all pixels changed", "first frame"):
+        assert what in names
 
 
 @pytest.mark.parametrize("name", ["PongNoFrameskip-v4/teacher", "CartPole-v1/ann"])

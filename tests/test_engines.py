@@ -11,13 +11,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from commands import snn_rl_command
 
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.evaluation import evaluate
 from snn_rl.agents.loading import find_agent, load_agent
+from snn_rl.agents.lowered import fastest
 from snn_rl.agents.seeds import validation_seeds
+from snn_rl.core.grid import snap
 from snn_rl.errors import EngineError, SnnRlError
+from snn_rl.inference.choice import weigh
+from snn_rl.inference.lowering import lower
+from snn_rl.inference.reader import read
 
 PONG, CARTPOLE = "zoo:PongNoFrameskip-v4/T1", "zoo:CartPole-v1/T3"
 
@@ -118,6 +124,50 @@ def test_evaluation_counts_the_same_scores_and_spikes() -> None:
     assert event.spike_rates == torch.spike_rates
     for layer, rates in torch.neuron_rates.items():
         assert rates.equal(event.neuron_rates[layer])
+
+
+def test_additions_follow_rates_and_changed_pixels() -> None:
+    plan = lower(*read(find_agent(PONG)))
+    rates = {layer.name: 0.25 for layer in plan.layers}
+    macs = 9 * 9 * 64 * 512 + 7 * 7 * 64 * 576 + 3136 * 512 + 512 * 6
+    first = 20 * 20 * 32 * 64
+    weighed = weigh(plan, rates, 3, changed=70.56, batch=16)
+    assert weighed.dense == first + 3 * macs
+    assert weighed.additions == pytest.approx(0.01 * first + 0.25 * macs)
+    assert weighed.pays
+    assert not weigh(plan, dict.fromkeys(rates, 1.2), 3, batch=16).pays
+    assert weigh(plan, dict.fromkeys(rates, 1.2), 3, batch=1).pays
+    assert weigh(plan, None, 3, batch=16).additions is None
+
+
+def test_evaluation_counts_the_pixels_that_change() -> None:
+    agent = load_agent("zoo:PixelCartPole-v1/T1")
+    found = evaluate(agent.actor, agent.env_id, agent.pipeline, [1, 2], max_frames=12)
+    assert found.changed_pixels is not None
+    assert 1 < found.changed_pixels < 84 * 84 / 2
+
+
+def test_validation_runs_event_driven_where_that_pays() -> None:
+    policy = load_agent(CARTPOLE, "torch").policy
+    exponents = snap(policy.network, policy.timesteps)
+    actor = fastest(policy, exponents, 2)
+    pipeline, seeds = load_agent(CARTPOLE).pipeline, validation_seeds(0, 2)
+    results = [evaluate(a, "CartPole-v1", pipeline, seeds, max_frames=60) for a in (actor, policy)]
+    assert (actor.engine, policy.engine) == ("event", "torch")
+    assert results[0].rewards == results[1].rewards
+    assert results[0].spike_rates == results[1].spike_rates
+    assert results[0].changed_pixels is None
+    pong = load_agent(PONG, "torch").policy
+    busy = dict.fromkeys(pong.network.spiking, 0.9)
+    few, many = 1, 16
+    exponents = snap(pong.network, pong.timesteps)
+    assert fastest(pong, exponents, many).engine == "event"
+    assert fastest(pong, exponents, few, busy, 7056.0).engine == "event"
+    assert fastest(pong, exponents, many, busy, 42.0).engine == "torch"
+    with torch.no_grad():
+        next(iter(policy.network.parameters())).add_(1e-7)
+    assert fastest(policy, exponents, 2).engine == "torch", "weights off their grid"
+    assert fastest(load_agent("zoo:CartPole-v1/ann").policy, {}, 2).engine == "torch"
 
 
 def _act(environment: dict[str, str], *sources: str) -> subprocess.CompletedProcess[str]:

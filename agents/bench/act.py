@@ -25,11 +25,14 @@ from snn_rl.agents.loading import load_agent
 from snn_rl.agents.seeds import evaluation_seeds
 from snn_rl.core import operations
 from snn_rl.core.network import Network
+from snn_rl.envs import atari_game
 from snn_rl.errors import EngineError, SnnRlError
 from snn_rl.runs.provenance import processor, processor_flags
 
 TURN, WARM_UP = 20, 2
 """Decisions of a turn, and turns that do not count."""
+BUSY = "BeamRiderNoFrameskip-v4"
+"""A game in which much moves."""
 CALIBRATION = 500
 """Frames on which an int8 model's ranges are measured."""
 
@@ -46,13 +49,16 @@ class Contender:
     exact: bool = True
 
 
-def act_times(sources: Sequence[str], rivals: Sequence[str], frames: int) -> dict[str, Any]:
+def act_times(
+    sources: Sequence[str], rivals: Sequence[str], frames: int, compiled: bool = False
+) -> dict[str, Any]:
     """Microseconds per decision of every contender, and on what they were measured.
 
     Args:
         sources: spiking agents; the first one's play is what all see.
         rivals: ANNs, for the runtimes.
         frames: decisions of each contender.
+        compiled: the ANNs run by torch.compile as well, which takes a minute and a C++ compiler.
 
     Raises:
         SnnRlError: there is no such agent, or one is of the wrong kind or another environment.
@@ -63,6 +69,8 @@ def act_times(sources: Sequence[str], rivals: Sequence[str], frames: int) -> dic
     seen = record(load_agent(sources[0]), frames)
     contenders = [c for name in sources for c in _spiking(name, agents[name], seen)]
     contenders += [c for name in rivals for c in _dense(name, agents[name], seen)]
+    if compiled:
+        contenders += [_compiled(name, agents[name], seen) for name in rivals]
     contenders += _rare(sources[0], agents[sources[0]], seen)
     began = os.getloadavg()[0]
     times = interleaved({c.name: c.decide for c in contenders}, frames)
@@ -155,15 +163,59 @@ def _act(agent: Agent, seen: NDArray[Any]) -> Decide:
 
 
 def _rare(name: str, agent: Agent, seen: NDArray[Any]) -> list[Contender]:
-    """What the event-driven engine likes least: every pixel of every frame has changed."""
-    if not agent.pipeline.pixels:
-        return []
-    noise = np.stack([seen[0], ~seen[0]])[np.arange(len(seen)) % 2]
+    """What the event-driven engine meets less often, or likes least.
+
+    First frames follow a `reset`. Screens are the recorded frames, enlarged to what the environment
+    returns. In the busy game many pixels change from frame to frame, in the last row all of them.
+    """
     try:
-        event = load_agent(name, "event")
+        load_agent(name, "event")
     except EngineError:
         return []
-    return [Contender(f"{name}, event, act(all pixels changed)", _act(event, noise))]
+    first = load_agent(name, "event")
+
+    def begin(i: int) -> object:
+        first.reset()
+        return first.act(seen[i])
+
+    found = [Contender(f"{name}, event, act(first frame)", begin)]
+    if not agent.pipeline.pixels:
+        return found
+    noise = np.stack([seen[0], ~seen[0]])[np.arange(len(seen)) % 2]
+    shown = {"screen": _screens(agent, seen)}
+    if atari_game(agent.env_id) is not None:
+        shown[f"frame of {BUSY}"] = _random_play(agent, BUSY, len(seen))
+    shown["all pixels changed"] = noise
+    for what, frames in shown.items():
+        found.append(
+            Contender(f"{name}, event, act({what})", _act(load_agent(name, "event"), frames))
+        )
+    return found
+
+
+def _screens(agent: Agent, seen: NDArray[Any]) -> NDArray[Any]:
+    import cv2
+
+    height, width = agent.pipeline.raw_shape[:2]
+    grey = [cv2.resize(x[0], (width, height), interpolation=cv2.INTER_NEAREST) for x in seen]
+    if len(agent.pipeline.raw_shape) == 2:
+        return np.stack(grey)
+    return np.stack(grey)[..., None].repeat(agent.pipeline.raw_shape[2], -1)
+
+
+def _random_play(agent: Agent, env_id: str, count: int) -> NDArray[Any]:
+    """Frames [count, *frame_shape] of a game that is played at random."""
+    vector = Conditions(maxpool=agent.maxpool).make_vector(env_id, 1, 0)
+    generator, actions = np.random.default_rng(0), vector.action_space.nvec  # type: ignore[attr-defined]
+    try:
+        observation, _ = vector.reset(seed=evaluation_seeds(0, 1))  # type: ignore[arg-type]
+        seen = []
+        for _ in range(count):
+            seen.append(agent.pipeline.encode(observation)[0].copy())
+            observation = vector.step(generator.integers(actions))[0]
+    finally:
+        vector.close()
+    return np.stack(seen)
 
 
 def _dense(name: str, agent: Agent, seen: NDArray[Any]) -> list[Contender]:
@@ -197,19 +249,37 @@ def _stacked(seen: NDArray[Any], stack: int) -> list[NDArray[Any]]:
 
 
 def _frozen(network: Network, inputs: Sequence[NDArray[np.float32]]) -> Decide:
+    tensors = [torch.from_numpy(x) for x in inputs]
+    with torch.no_grad():
+        traced: Any = torch.jit.trace(_module(network), tensors[0])  # type: ignore[no-untyped-call]
+    return _run(torch.jit.freeze(traced), tensors)
+
+
+def _compiled(name: str, agent: Agent, seen: NDArray[Any]) -> Contender:
+    network = agent.policy.network
+    inputs = [onnx_ann.as_input(network, x) for x in _stacked(seen, network.stack)]
+    decide = _run(torch.compile(_module(network)), [torch.from_numpy(x) for x in inputs])
+    try:
+        decide(0)
+    except Exception as error:  # whatever the compiler of this machine says
+        raise SnnRlError(f"torch cannot compile {name} here: {str(error)[:200]}") from error
+    return Contender(f"{name}, torch compiled", decide)
+
+
+def _module(network: Network) -> torch.nn.Module:
+    """An ANN's layers alone, from stacked floats to Q-values."""
     layers = []
     for node in network.nodes[1:]:
         plain = {operations.ReLU: torch.nn.ReLU, operations.Flatten: torch.nn.Flatten}
         module = plain.get(type(node.operation))
         layers.append(module() if module else network.layers[node.name])
-    tensors = [torch.from_numpy(x) for x in inputs]
-    with torch.no_grad():
-        traced: Any = torch.jit.trace(torch.nn.Sequential(*layers).eval(), tensors[0])  # type: ignore[no-untyped-call]
-    frozen: Any = torch.jit.freeze(traced)
+    return torch.nn.Sequential(*layers).eval()
 
+
+def _run(module: Any, tensors: Sequence[torch.Tensor]) -> Decide:
     def decide(i: int) -> object:
         with torch.no_grad():
-            return frozen(tensors[i])
+            return module(tensors[i])
 
     return decide
 

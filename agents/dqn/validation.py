@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from snn_rl.agents.acting import Actor
 from snn_rl.agents.config import ValidationConfig
 from snn_rl.agents.evaluation import STANDARD, Conditions, Evaluation, evaluate
+from snn_rl.agents.lowered import fastest
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.seeds import validation_seeds
 from snn_rl.core.grid import snap
@@ -44,6 +46,8 @@ class Validator:
         self.best_mean = -np.inf
         self.last: float | None = None
         self.satisfied = False
+        # Rates and changed pixels of the last validation: they choose what runs the next.
+        self._busy: tuple[dict[str, float] | None, float | None] = (None, None)
 
     def validate(self) -> Evaluation:
         """Validate once; where the target is met, confirm it on further seeds.
@@ -51,23 +55,25 @@ class Validator:
         Raises Stopped if `should_stop` says so, and has then changed nothing.
         """
         network = self.policy.network.clone()
-        snap(network, self.policy.timesteps)
+        exponents = snap(network, self.policy.timesteps)
         seed, config = self.task.seed, self.config
-        result = self._play(network, validation_seeds(seed, config.episodes))
+        policy = replace(self.policy, network=network)
+        actor = fastest(policy, exponents, config.episodes, *self._busy)
+        result = self._play(actor, validation_seeds(seed, config.episodes))
         mean, target = result.mean, config.target
         if target is not None and mean >= target:
-            second = self._play(network, validation_seeds(seed, config.confirm, confirm=True)).mean
+            second = self._play(actor, validation_seeds(seed, config.confirm, confirm=True)).mean
             self.satisfied = second >= target
             mean = min(mean, second)
-        self.last = mean
+        self.last, self._busy = mean, (result.spike_rates, result.changed_pixels)
         if mean >= self.best_mean:
             self.best, self.best_mean = network, mean
         return result
 
-    def _play(self, network: Network, seeds: Sequence[int]) -> Evaluation:
-        policy, task = replace(self.policy, network=network), self.task
+    def _play(self, actor: Actor, seeds: Sequence[int]) -> Evaluation:
+        task = self.task
         return evaluate(
-            policy,
+            actor,
             task.env_id,
             task.pipeline,
             seeds,

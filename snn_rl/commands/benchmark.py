@@ -70,6 +70,9 @@ def act(
         typer.Option("--rival", help="ANN for the runtimes; may be repeated [Pong's]."),
     ] = None,
     frames: Annotated[int, typer.Option(min=60, help="Decisions of each contender.")] = 1000,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="ANNs by torch.compile, too: takes a minute.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Time of one decision on one thread: both engines, and ANNs in the runtimes installed."""
@@ -79,8 +82,30 @@ def act(
     pong = "zoo:PongNoFrameskip-v4"
     sources = agent or [f"{pong}/{stage}" for stage in ("T1", "T3", "T5")]
     rivals = rival or ([] if agent else [f"{pong}/ann", f"{pong}/teacher"])
-    found = act_times(sources, rivals, frames)
+    found = act_times(sources, rivals, frames, compiled)
     if as_json:
         show_json(found)
     else:
         show(act_table(found))
+
+
+@app.command()
+def lif(
+    repeats: Annotated[int, typer.Option(min=1, help="Turns of each contender.")] = 20,
+    timesteps: Annotated[
+        list[int] | None, typer.Option("--timesteps", min=1, help="Steps [1, 2, 5 and 10].")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON list on stdout.")] = False,
+) -> None:
+    """LIF neurons forward and backward, beside SpikingJelly, snnTorch and Norse where installed."""
+    import torch
+
+    from snn_rl.agents.bench.lif import TIMESTEPS, lif_times
+    from snn_rl.support.console import lif_table
+
+    torch.set_num_threads(1)
+    rows = lif_times(repeats, timesteps or TIMESTEPS)
+    if as_json:
+        show_json(rows)
+    else:
+        show(lif_table(rows))

@@ -73,12 +73,13 @@ def lif_backward(  # type: ignore[no-untyped-def]
     grad_current,
     grad_threshold,
     grad_leak,
+    learned,
 ):
     """Backward pass of `lif_forward`; `grad_membrane` [B, N] is carried back in place.
 
     `membrane` [B, N] is the state before the first frame. `grad_current` [F, 1 or T, B, N] is
-    filled. `grad_threshold` and `grad_leak` [N] are added to: float64, since they sum over the
-    whole batch.
+    filled. `grad_threshold` and `grad_leak` [N] are added to if they are `learned`: float64, since
+    they sum over the whole batch.
     """
     frames, timesteps, batch, neurons = pre_reset.shape
     repeats, total = grad_current.shape[1], batch * neurons
@@ -105,28 +106,27 @@ def lif_backward(  # type: ignore[no-untyped-def]
                 gi = grad_current[f, min(t, repeats - 1), low : low + size]
                 if f < frames - 1 or t < timesteps - 1:
                     # So far g is w.r.t. the pre-reset membrane of the step after this one.
-                    for n in range(size):
-                        sum_leak[n] += g[n] * (p[n] - (v[n] if p[n] > v[n] else _ZERO))
+                    if learned:
+                        for n in range(size):
+                            sum_leak[n] += g[n] * (p[n] - (v[n] if p[n] > v[n] else _ZERO))
                     for n in range(size):
                         g[n] *= decay[n]
                 if kind == TRIANGLE:
                     for n in range(size):
                         z = p[n] * inverse[n]
                         height = _ONE - abs(z - _ONE)
-                        d = go[n] * (gamma * height if height > _ZERO else _ZERO) * inverse[n]
-                        du[n] = d
-                        dv[n] = d * z
+                        du[n] = go[n] * (gamma * height if height > _ZERO else _ZERO) * inverse[n]
                 else:
                     for n in range(size):
                         z = p[n] * inverse[n]
                         x = slope * (z - _ONE)
-                        d = go[n] * (peak / (_ONE + x * x)) * inverse[n]
-                        du[n] = d
-                        dv[n] = d * z
-                for n in range(size):
-                    dv[n] += g[n] if p[n] > v[n] else _ZERO
-                for n in range(size):
-                    sum_v[n] -= dv[n]
+                        du[n] = go[n] * (peak / (_ONE + x * x)) * inverse[n]
+                if learned:
+                    for n in range(size):
+                        spiked = g[n] if p[n] > v[n] else _ZERO
+                        dv[n] = du[n] * (p[n] * inverse[n]) + spiked
+                    for n in range(size):
+                        sum_v[n] -= dv[n]
                 for n in range(size):
                     g[n] += du[n]
                 if repeats > 1 or t == timesteps - 1:
@@ -139,12 +139,13 @@ def lif_backward(  # type: ignore[no-untyped-def]
         first = du[:size]
         first[:] = membrane[low : low + size]
         _reset(first, start[0], low, neurons)
-        for n in range(size):
-            sum_leak[n] += g[n] * first[n]
+        if learned:
+            for n in range(size):
+                sum_leak[n] += g[n] * first[n]
+            _add_up(grad_threshold, sum_v[:size], low)
+            _add_up(grad_leak, sum_leak[:size], low)
         for n in range(size):
             g[n] *= decay[n]
-        _add_up(grad_threshold, sum_v[:size], low)
-        _add_up(grad_leak, sum_leak[:size], low)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")

@@ -153,7 +153,7 @@ class _Scan(torch.autograd.Function):
         membrane, threshold, leak, start, pre_reset = ctx.saved_tensors
         frames, _, batch, neurons = pre_reset.shape
         shape = (frames, ctx.repeats, batch, neurons)
-        kind = ctx.surrogate.kind
+        kind, learned = ctx.surrogate.kind, any(ctx.needs_input_grad[2:4])
         if _fused(pre_reset) and kind in SHIPPED:
             from snn_rl.core import kernels
 
@@ -167,6 +167,7 @@ class _Scan(torch.autograd.Function):
                 kernels.TRIANGLE if kind == "triangle" else kernels.ARCTAN,
                 pre_reset.numpy().dtype.type(ctx.surrogate.gamma),
                 *_arrays(grad_current, grad_threshold, grad_leak),
+                learned,
             )
         else:
             grad_current = pre_reset.new_zeros(shape)
@@ -174,8 +175,8 @@ class _Scan(torch.autograd.Function):
         return (
             grad_current,
             grad,
-            grad_threshold.to(threshold.dtype),
-            grad_leak.to(leak.dtype),
+            grad_threshold.to(threshold.dtype) if learned else None,
+            grad_leak.to(leak.dtype) if learned else None,
             None,
             None,
             None,

@@ -3,39 +3,86 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from snn_rl.inference import plan
 from snn_rl.inference.plan import Plan
 
-DENSE_SHARE = 0.2
-"""Additions by events cost about five times what those of a dense product do."""
+MANY = 16
+"""Environments at a time from which on a dense network's time is arithmetic, not overhead."""
+SHARE, SHARE_OF_FEW = 0.35, 1.0
+"""An addition by events takes as long as 2.6 multiply-adds of a dense product of many frames, and
+about as long as one where there are few (Pong's T1 to T5, 1 to 64 environments)."""
 SMALL = 1_000_000
-"""Below so many multiply-adds per frame a dense network's time is overhead, not arithmetic."""
+"""Below so many multiply-adds per frame a dense network's time is overhead at any batch."""
 
 
-def pays(network: Plan, rates: Mapping[str, Any] | None, timesteps: int) -> bool:
-    """Whether the engine is expected to be faster than dense execution.
+@dataclass(frozen=True)
+class Weighing:
+    """Work per frame and environment, and which engine it speaks for.
 
-    It is where the network is small, or where its spikes make fewer additions than a fifth of the
-    dense multiply-adds, T times the network's. Layers that do not read spikes are left out: they
-    run once per frame, the first on changed pixels alone. Without known rates it is taken to pay.
+    Attributes:
+        additions: that events cause; None where the rates of the spikes are unknown.
+        dense: multiply-adds of a dense network: its first layer once, the others T times.
+        batch: environments at a time.
+    """
+
+    additions: float | None
+    dense: float
+    batch: int
+
+    @property
+    def pays(self) -> bool:
+        """Whether the event-driven engine is expected to be faster."""
+        share = SHARE if self.batch >= MANY else SHARE_OF_FEW
+        return self.additions is None or self.dense < SMALL or self.additions <= share * self.dense
+
+    def __str__(self) -> str:
+        share = SHARE if self.batch >= MANY else SHARE_OF_FEW
+        known = "unknown" if self.additions is None else f"{self.additions / 1e6:.2f} million"
+        return (
+            f"additions per frame by events: {known}; dense: {self.dense / 1e6:.2f} million; the "
+            f"event-driven engine is taken up to a share of {share:g} at batch {self.batch}, for "
+            f"networks below {SMALL / 1e6:g} million, and where the rates are unknown"
+        )
+
+
+def weigh(
+    network: Plan,
+    rates: Mapping[str, Any] | None,
+    timesteps: int,
+    *,
+    changed: float | None = None,
+    batch: int = 1,
+) -> Weighing:
+    """What a frame costs event-driven and dense.
 
     Args:
-        rates: spikes per neuron per frame by layer, summed over the timesteps.
+        rates: spikes per neuron per frame by layer, summed over the timesteps; None: unknown.
         timesteps: spiking steps per frame.
+        changed: pixels per frame that differ from the frame before; None: taken for few.
+        batch: environments at a time.
     """
     additions = dense = 0.0
-    fired = {layer.name: 0.0 for layer in network.layers}
     layers = iter(network.layers)
     by_offset: dict[int, str] = {}
     for row in network.program:
-        if row[plan.KIND] == plan.LIF:
+        kind = row[plan.KIND]
+        if kind == plan.LIF:
             by_offset[int(row[plan.TARGET])] = next(layers).name
-        elif row[plan.SOURCE_IN] == plan.IN_SPIKES and row[plan.KIND] != plan.SCALE:
-            macs = row[plan.OUTPUTS] * row[plan.PER_GROUP] * row[plan.KERNEL] / row[plan.ROW]
-            name = by_offset[int(row[plan.SOURCE])]
-            fired[name] = float((rates or {}).get(name, 0.0))
-            additions += float(macs) * fired[name]
-            dense += float(macs) * timesteps
-    return dense < SMALL or additions <= DENSE_SHARE * dense
+        elif kind == plan.DENSE:
+            dense += float(row[plan.INPUTS] * row[plan.OUTPUTS])
+            additions += float(row[plan.INPUTS] * row[plan.OUTPUTS])
+        elif kind in (plan.PIXELS, plan.SCATTER, plan.READOUT):
+            macs = float(row[plan.OUTPUTS] * row[plan.PER_GROUP] * row[plan.KERNEL] / row[plan.ROW])
+            if kind == plan.PIXELS:
+                dense += macs
+                additions += macs * (changed or 0.0) / float(row[plan.INPUTS])
+            else:
+                dense += macs * timesteps
+                name = by_offset.get(int(row[plan.SOURCE]), "")
+                # What is no spike (a sum of them) counts as always there.
+                spikes = row[plan.SOURCE_IN] == plan.IN_SPIKES
+                additions += macs * (float((rates or {}).get(name, 0.0)) if spikes else timesteps)
+    return Weighing(additions if rates is not None else None, dense, batch)

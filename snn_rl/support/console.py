@@ -196,6 +196,21 @@ def act_table(found: Mapping[str, Any]) -> Table:
     return table
 
 
+def lif_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """Table of `snn-rl benchmark lif`."""
+    table = Table("contender", "T", "shape", "forward ms", "backward ms", "time over ours")
+    for row in rows:
+        table.add_row(
+            row["contender"],
+            str(row["T"]),
+            " × ".join(map(str, row["shape"])),
+            f"{row['forward_ms']:.2f}",
+            f"{row['backward_ms']:.2f}",
+            f"{row['ratio']:.2f}",
+        )
+    return table
+
+
 def throughput_table(rows: Sequence[dict[str, Any]]) -> Table:
     """Table of `snn-rl benchmark train`."""
     table = Table("contender", "steps/s", "× rival", "ms per update", "bytes per transition")
