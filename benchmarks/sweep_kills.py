@@ -1,6 +1,6 @@
 """Does a sweep survive kill -9? Its weights, after many kills, against those of `snn-rl train`.
 
-    python benchmarks/kills.py --out runs/kills
+    python benchmarks/sweep_kills.py --out runs/kills
 
 Trains the same small CartPole runs three times: one after the other and undisturbed; as a sweep of
 two workers, of which a random one is killed again and again; as a sweep on a Ray cluster of two
@@ -118,10 +118,16 @@ def disturb(sweep: Sweep, options: list[str], count: int, kill: Callable[[list[i
 
 
 def kill_random(generator: random.Random) -> Callable[[list[int]], bool]:
-    """Kills one of the processes."""
+    """Kills one of the processes, none of them twice."""
+    killed: set[int] = set()
 
     def kill(ready: list[int]) -> bool:
-        os.kill(generator.choice(ready), signal.SIGKILL)
+        alive = sorted(set(ready) - killed)
+        if not alive:
+            return False
+        chosen = generator.choice(alive)
+        killed.add(chosen)
+        os.kill(chosen, signal.SIGKILL)
         return True
 
     return kill
@@ -165,7 +171,7 @@ def main(options: argparse.Namespace) -> None:
     stage = {"ann": {"steps": options.steps}, "spiking": {"steps": options.steps}}
     peace, killed, cluster = (
         make_sweep(
-            out / name, {**SETTINGS, **stage}, range(options.runs), {}, "benchmarks/kills.py"
+            out / name, {**SETTINGS, **stage}, range(options.runs), {}, "benchmarks/sweep_kills.py"
         )
         for name in ("peace", "workers", "ray")
     )

@@ -1,6 +1,6 @@
 """What a sweep costs: its two workers against two `snn-rl train` side by side.
 
-    python benchmarks/workers.py --out runs/workers
+    python benchmarks/sweep_workers.py --out runs/workers
 
 Both train the same two CartPole runs, by turns, several times. Printed is the time of the two
 independent processes divided by the sweep's: 1 where the sweep costs nothing.
@@ -54,7 +54,7 @@ def main(options: argparse.Namespace) -> None:
             if folder.exists():
                 raise SnnRlError(f"{folder} exists already: choose another --out")
             settings = {**SETTINGS, **stage}
-            sweep = make_sweep(folder, settings, range(WORKERS), {}, "benchmarks/workers.py")
+            sweep = make_sweep(folder, settings, range(WORKERS), {}, "benchmarks/sweep_workers.py")
             sweep.write()
             took[kind] = seconds(sweep, independent=kind == "independent")
         ratios.append(took["independent"] / took["sweep"])
