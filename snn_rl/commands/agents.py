@@ -156,7 +156,7 @@ def report(
     from snn_rl.agents.results import newest_run
     from snn_rl.agents.sweep.manifest import is_sweep
 
-    folder = run or newest_run(Path("runs"))
+    folder = run or newest_run()
     if folder is None:
         raise SnnRlError("there is no run yet: start one with snn-rl train --env CartPole-v1")
     write = write_sweep_report if is_sweep(folder) else write_report
@@ -239,7 +239,7 @@ def _find(source: str | None, engine: str = "auto") -> tuple[Path | None, dict[s
 
     wanted = checked(engine)
     if source is None:
-        run = newest_run(Path("runs"))
+        run = newest_run()
         source = str(run) if run else "zoo:CartPole-v1/T1"
     if not source.startswith("zoo:"):
         folders = stages(Path(source))
