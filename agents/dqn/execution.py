@@ -28,7 +28,7 @@ class Execution:
         self,
         network: Network,
         frames: Tensor,
-        state: State,
+        state: State | None,
         start: Tensor | None,
         on_spikes: SpikeHook | None = None,
     ) -> tuple[Tensor, State]:

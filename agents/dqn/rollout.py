@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,10 +13,17 @@ from numpy.typing import NDArray
 from snn_rl.agents.config import LearnerConfig
 from snn_rl.agents.dqn.replay import Step
 from snn_rl.agents.policy import Policy
+from snn_rl.core.state import filled, leaves
 from snn_rl.envs import UNBLANKED, restore, snapshot
 from snn_rl.envs.observation import ObservationPipeline
 
 _COUNTS = ("start", "last", "returns", "lengths")
+
+
+def restored(like: Any, stored: Sequence[Any]) -> Any:
+    """A network's state as `like`, from the tensors that `snn_rl.core.state.leaves` gave of one."""
+    pairs = zip(stored, leaves(like), strict=True)
+    return filled(like, [tensor.to(there.device) for tensor, there in pairs])
 
 
 class StepStore(Protocol):
@@ -81,7 +89,7 @@ class Rollout:
         self.clip_rewards, self.state_every = clip_rewards, state_every
         self.taken = 0  # steps
         self.state = policy.initial_state(count)
-        self.teacher_state = teacher.initial_state(count) if teacher else ()
+        self.teacher_state = teacher.initial_state(count) if teacher else None
         observation, self.info = vector.reset()
         self.frame = pipeline.encode(observation)
         self.start = np.ones(count, np.bool_)
@@ -93,8 +101,8 @@ class Rollout:
         """All that changes from step to step."""
         return {
             "environments": snapshot(self.vector),
-            "state": self.state,
-            "teacher_state": self.teacher_state,
+            "state": leaves(self.state),
+            "teacher_state": leaves(self.teacher_state),
             "taken": self.taken,
             **{name: getattr(self, name) for name in _COUNTS},
         }
@@ -103,9 +111,8 @@ class Rollout:
         """Return to a state that `state_dict` gave; replays the unfinished episodes."""
         observation, self.info = restore(self.vector, state["environments"])
         self.frame = self.pipeline.encode(observation)
-        device = self.policy.network.device
-        self.state = tuple(tensor.to(device) for tensor in state["state"] or ())
-        self.teacher_state = tuple(tensor.to(device) for tensor in state["teacher_state"] or ())
+        self.state = restored(self.state, state["state"])
+        self.teacher_state = restored(self.teacher_state, state["teacher_state"])
         self.taken = state["taken"]
         for name in _COUNTS:
             setattr(self, name, state[name].numpy())

@@ -16,13 +16,14 @@ from snn_rl.agents.config import LearnerConfig, ValidationConfig
 from snn_rl.agents.dqn.learner import Learner
 from snn_rl.agents.dqn.overlap import OverlappedPlay
 from snn_rl.agents.dqn.replay import Segment, SegmentReplay, spare_rows
-from snn_rl.agents.dqn.rollout import Rollout, exploration
+from snn_rl.agents.dqn.rollout import Rollout, exploration, restored
 from snn_rl.agents.dqn.spans import spans_of
 from snn_rl.agents.dqn.validation import Task, Validator
 from snn_rl.agents.evaluation import Stopped
 from snn_rl.agents.monitor import Monitor, Progress
 from snn_rl.agents.policy import Policy
-from snn_rl.core.network import Network, State
+from snn_rl.core.network import Network
+from snn_rl.core.state import leaves
 from snn_rl.errors import SnnRlError
 from snn_rl.runs.resume import Saver
 
@@ -94,7 +95,7 @@ class StageTrainer:
         if config.overlap:
             self.overlapped = OverlappedPlay(policy)
             self.play_generator = np.random.default_rng([stage_seed, 1])
-        self.before: State = ()  # at the start of the newest roll-out in the replay
+        self.before: Any = None  # the state at the start of the newest roll-out in the replay
         self.validator = Validator(kept, task, validation, monitor.should_stop)
         self.spans = spans_of(policy, config)
         # Whether a resumed stage needs what the replay holds.
@@ -193,7 +194,7 @@ class StageTrainer:
             "recent": list(self.recent),
             "metrics": self.metrics,
             "written": self.replay.written,
-            "before": self.before if self.overlapped else (),
+            "before": leaves(self.before) if self.overlapped else [],
             "generator": self.generator.bit_generator.state,
             "play_generator": self.play_generator.bit_generator.state,
             "torch_generator": torch.get_rng_state(),  # draws dropout's masks
@@ -209,8 +210,9 @@ class StageTrainer:
         self.recent.extend(state["recent"])
         self.metrics = state["metrics"]
         self.replay.written = self.saved_rows = state["written"]
-        device = self.policy.network.device
-        self.before = tuple(tensor.to(device) for tensor in state["before"] or ())
+        if state["before"]:
+            like = self.policy.initial_state(self.config.num_envs)
+            self.before = restored(like, state["before"])
         self.generator.bit_generator.state = state["generator"]
         self.play_generator.bit_generator.state = state["play_generator"]
         torch.set_rng_state(state["torch_generator"])
@@ -228,7 +230,7 @@ class StageTrainer:
             self._count(began, rollout.collect(self.replay, config.rollout, self.odds))
             self._learn()
 
-    def _count(self, before: State, finished: Sequence[tuple[float, int]]) -> None:
+    def _count(self, before: Any, finished: Sequence[tuple[float, int]]) -> None:
         """Take note of a roll-out that is in the replay now."""
         self.before = before
         self.recent.extend(episode_return for episode_return, _ in finished)

@@ -18,7 +18,7 @@ from snn_rl.conversion.batch_norm import fold_batch_norm
 from snn_rl.conversion.temporal_pruning import rescale_leaks
 from snn_rl.core.graph import Node, check, consumers, rewire
 from snn_rl.core.network import Network, assemble
-from snn_rl.core.neuron import THRESHOLD_FLOOR, lif_step
+from snn_rl.core.neuron import THRESHOLD_FLOOR, LayerState
 from snn_rl.core.operations import (
     LIF,
     Add,
@@ -189,13 +189,15 @@ def balance(
     start = calibration.episode_start
     start = None if start is None else start.to(network.device)
 
-    def set_threshold(name: str, current: Tensor, membrane: Tensor, resets: Tensor | None) -> None:
+    def set_threshold(
+        name: str, current: Tensor, state: LayerState, resets: Tensor | None
+    ) -> None:
         layer = network.spiking[name]
         before = layer.threshold.detach().clone()
         provisional = _percentile(current.mean(1) / before, percentile)
         layer.threshold.copy_(before * provisional)
         layer.constrain()
-        pre_reset = _pre_reset_membranes(layer, current, membrane, resets, timesteps)
+        pre_reset = layer.pre_reset(current, state, resets, timesteps)
         factor = _percentile(pre_reset / before, percentile)
         lowest = THRESHOLD_FLOOR / float(before.min())
         if factor < lowest:
@@ -213,28 +215,13 @@ def balance(
     with torch.no_grad():
         network.eval()(
             frames,
-            network.initial_state(frames.shape[1]),
+            None,
             start,
             timesteps=timesteps,
             carry_membrane=carry_membrane,
             on_current=set_threshold,
         )
     network.train(was_training)
-
-
-def _pre_reset_membranes(
-    layer: Any, current: Tensor, membrane: Tensor, resets: Tensor | None, timesteps: int
-) -> Tensor:
-    """All membranes just before the reset, [frames, timesteps, batch, ...]."""
-    result = current.new_empty(current.shape[0], timesteps, *current.shape[2:])
-    extra = [1] * (membrane.dim() - 1)
-    for f in range(current.shape[0]):
-        if resets is not None:
-            membrane = membrane.masked_fill(resets[f].view(-1, *extra), 0)
-        for t in range(timesteps):
-            now = current[f, min(t, current.shape[1] - 1)]
-            _, membrane, result[f, t] = lif_step(now, membrane, layer.threshold, layer.leak)
-    return result
 
 
 def _percentile(values: Tensor, percentile: float) -> float:

@@ -177,9 +177,12 @@ def rates_per_neuron(
 @torch.no_grad()
 def activation_densities(ann: Network, x: Tensor) -> dict[str, float]:
     """Share of non-zero outputs of every ReLU, by name, on frames [frames, batch, ...]."""
-    values, _ = ann._run(x, ann.initial_state(x.shape[1]), None, None, 1, None, None)
-    return {
-        node.name: int(values[node.name].count_nonzero()) / values[node.name].numel()
-        for node in ann.nodes
-        if isinstance(node.operation, ReLU)
-    }
+    densities: dict[str, float] = {}
+    activations = {node.name for node in ann.nodes if isinstance(node.operation, ReLU)}
+
+    def note(name: str, value: Tensor) -> None:
+        if name in activations:
+            densities[name] = int(value.count_nonzero()) / value.numel()
+
+    ann(x, on_value=note)
+    return densities
