@@ -230,6 +230,10 @@ class TrainConfig(Section):
             return []
         return schedule(self.timesteps, self.until, step=self.step, skip=self.skip)
 
+    def stage_names(self) -> list[str]:
+        """All stages in order of training, without a teacher's."""
+        return ["ann", *(f"T{t}" for t in self.stages())]
+
 
 def teacher_stack(teacher: str) -> int | None:
     """N of a teacher 'stack:N', None for other teachers. Raises SnnRlError for a bad N."""

@@ -111,12 +111,17 @@ def unfinished(folder: Path) -> tuple[TrainConfig, str]:
     """
     if not (folder / CONFIG).exists():
         raise SnnRlError(f"{folder} holds no run to resume: there is no {CONFIG}")
-    config = make_config(read_yaml(folder / CONFIG), str(folder / CONFIG))
-    names = ["ann", *(f"T{t}" for t in config.stages())]
-    if (folder / names[-1] / checkpoint.CARD).exists():
+    if is_finished(folder):
         raise SnnRlError(f"{folder} is finished: there is nothing to resume")
+    config = make_config(read_yaml(folder / CONFIG), str(folder / CONFIG))
     first = (folder / CONFIG).read_text(encoding="utf-8").partition("\n")[0]
     return config, first.removeprefix(HEADER)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the last stage of the run in `folder` is saved. Raises SnnRlError without a run."""
+    config = make_config(read_yaml(folder / CONFIG), str(folder / CONFIG))
+    return (folder / config.stage_names()[-1] / checkpoint.CARD).exists()
 
 
 def _stage_order(folder: Path) -> tuple[int, int, str]:

@@ -62,7 +62,7 @@ def train_or_reuse(config: TrainConfig, folder: Path) -> dict[str, Agent]:
         SnnRlError: the folder holds a run with other settings.
     """
     begun = holds_run(config, folder)
-    names = ["ann", *(f"T{t}" for t in config.stages())]
+    names = config.stage_names()
     if not (folder / names[-1] / CARD).exists():
         say(f"training {folder}")
         snn_rl.train(config, run_dir=folder, resume=begun)

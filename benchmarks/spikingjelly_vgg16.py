@@ -26,8 +26,8 @@ from snn_rl.core import operations
 from snn_rl.core.network import Network
 from snn_rl.core.stacking import PIXEL_UNIT
 from snn_rl.vision.evaluation import classify
-from snn_rl.vision.hardware import Hardware
 from snn_rl.vision.models import build_model
+from snn_rl.vision.process import Process
 
 SHAPE, CLASSES = (3, 32, 32), 10
 
@@ -101,7 +101,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     ours, rival, images = networks(options.timesteps, options.batch)
-    last = Hardware(channels_last=True).place(ours.clone())
+    last = Process(channels_last=True).place(ours.clone())
     labels = torch.randint(0, CLASSES, (options.batch,))
     models: dict[str, Callable[[], Tensor]] = {
         "snn-rl": lambda: classify(ours, images, options.timesteps),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from snn_rl.agents.agent import Agent
     from snn_rl.agents.api import train
     from snn_rl.agents.loading import load_agent, zoo
+    from snn_rl.agents.sweep.api import sweep
     from snn_rl.conversion.convert import Calibration, NeuronOptions, convert
     from snn_rl.conversion.temporal_pruning import temporal_pruning
     from snn_rl.conversion.tracing import trace
@@ -41,6 +42,7 @@ __all__ = [
     "lif_scan",
     "lif_step",
     "load_agent",
+    "sweep",
     "temporal_pruning",
     "trace",
     "train",
@@ -52,6 +54,7 @@ _HOME = {
     "load_agent": "snn_rl.agents.loading",
     "zoo": "snn_rl.agents.loading",
     "train": "snn_rl.agents.api",
+    "sweep": "snn_rl.agents.sweep.api",
     "Calibration": "snn_rl.conversion.convert",
     "NeuronOptions": "snn_rl.conversion.convert",
     "convert": "snn_rl.conversion.convert",

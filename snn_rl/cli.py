@@ -11,7 +11,7 @@ import typer
 from rich.logging import RichHandler
 
 from snn_rl import __version__
-from snn_rl.commands import agents, benchmark, training, vision
+from snn_rl.commands import agents, benchmark, sweep, training, vision
 from snn_rl.commands.output import BAD_INPUT, FAILURE, INTERRUPTED, say, screen
 
 BAD_PATH = (PermissionError, FileExistsError, FileNotFoundError, NotADirectoryError)
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 for command in (
     training.train,
+    sweep.sweep,
     agents.evaluate,
     agents.play,
     agents.report,

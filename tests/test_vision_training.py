@@ -23,11 +23,11 @@ from snn_rl.vision.classifier import load_classifier
 from snn_rl.vision.config import StageConfig, VisionConfig
 from snn_rl.vision.data import Arrays, Data
 from snn_rl.vision.evaluation import Evaluation, classify, evaluate
-from snn_rl.vision.hardware import Hardware
 from snn_rl.vision.learning import loss_of, make_optimizer, rate_factor, set_dropout
 from snn_rl.vision.models import build_model
 from snn_rl.vision.monitor import Progress
 from snn_rl.vision.muon import Muon, orthogonalised
+from snn_rl.vision.process import Process
 from snn_rl.vision.run import Interrupted, Run
 from snn_rl.vision.training import derived_seed
 
@@ -82,8 +82,8 @@ def config(**changes: Any) -> VisionConfig:
 
 
 def train(folder: Path, recorder: Recorder | None = None, **changes: Any) -> dict[str, Network]:
-    hardware = Hardware(channels_last=True)
-    run = Run(config(**changes), DATA, folder, hardware, recorder or Recorder())
+    process = Process(channels_last=True)
+    run = Run(config(**changes), DATA, folder, process, recorder or Recorder())
     return {name: stage.network for name, stage in run.train().items()}
 
 
@@ -105,7 +105,7 @@ def test_a_run_learns_and_saves_every_stage(whole: tuple[Path, dict[str, Network
         saved = load_classifier(folder / name)
         assert same(saved.network, network)
         steps = saved.timesteps
-        found = evaluate(saved.network, DATA.test, steps, Hardware())
+        found = evaluate(saved.network, DATA.test, steps, Process())
         assert found.images == 50
         assert found.accuracy > 0.8, name
         assert saved.card["teacher"] == (None if name == "ann" else "ann")
@@ -135,10 +135,10 @@ def test_resume_is_exact_with_muon_and_averages_in_bfloat16(tmp_path: Path, upda
         for stage in ("ann", "spiking")
     }
     changes["augment"] = {"crop": 1, "border": "reflect", "flip": "alternating"}
-    hardware = Hardware(channels_last=True, precision=torch.bfloat16)
+    process = Process(channels_last=True, precision=torch.bfloat16)
 
     def run(folder: Path, recorder: Recorder) -> dict[str, Network]:
-        stages = Run(config(**changes), DATA, folder, hardware, recorder).train()
+        stages = Run(config(**changes), DATA, folder, process, recorder).train()
         return {name: stage.network for name, stage in stages.items()}
 
     whole = run(tmp_path / "whole", Recorder())
@@ -147,7 +147,7 @@ def test_resume_is_exact_with_muon_and_averages_in_bfloat16(tmp_path: Path, upda
     resumed = run(tmp_path / "parts", Recorder())
     assert all(same(resumed[name], network) for name, network in whole.items())
     for name, network in whole.items():
-        found = evaluate(network, DATA.validation, 1 if name == "ann" else int(name[1:]), hardware)
+        found = evaluate(network, DATA.validation, 1 if name == "ann" else int(name[1:]), process)
         card = load_classifier(tmp_path / "whole" / name).card
         assert card["results"]["validation"] == pytest.approx(100 * found.accuracy, abs=1e-3)
 
@@ -196,7 +196,7 @@ def test_a_binary_network_is_trained_as_such(tmp_path: Path) -> None:
     spiking = QUICK["spiking"] | {"epochs": 3, "learning_rate": 3e-3}
     networks = train(tmp_path, binary=True, spiking=spiking)
     assert list(networks) == ["T1"]
-    found = evaluate(networks["T1"], DATA.test, 1, Hardware())
+    found = evaluate(networks["T1"], DATA.test, 1, Process())
     assert found.accuracy > 0.6
     assert not any(node.operation.kind == "batchnorm" for node in networks["T1"].nodes)  # folded
 
@@ -297,7 +297,7 @@ def test_layout_and_dropout_change_no_scores() -> None:
     network = small()
     images, _ = next(iter(DATA.test.batches([torch.arange(8)])))
     before = classify(network, images, 1)
-    last = Hardware(channels_last=True).place(network.clone())
+    last = Process(channels_last=True).place(network.clone())
     torch.testing.assert_close(classify(last, images, 1), before, rtol=1e-4, atol=1e-5)
     other = network.clone()
     set_dropout(other, 0.5)
@@ -316,10 +316,10 @@ def test_float16_and_bfloat16_keep_membranes_in_float32() -> None:
         seen.add(spikes.dtype)
 
     torch.manual_seed(0)
-    hardware = replace(Hardware(), precision=torch.bfloat16)
+    process = replace(Process(), precision=torch.bfloat16)
     images = DATA.train.batches([torch.arange(8)]).__next__()[0]
     snn = convert(small(), Calibration(images[None]), timesteps=2)
-    with hardware.autocast():
+    with process.autocast():
         output, state = snn(images[None], snn.initial_state(8), timesteps=2, on_spikes=record)
     assert seen == {torch.float32}
     assert all(membrane.dtype == torch.float32 for membrane in state)

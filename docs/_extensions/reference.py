@@ -25,6 +25,7 @@ ROOMS = {
     "snn_rl.agents.show": "Agents at play",
     "snn_rl.agents.report": "Reports",
     "snn_rl.agents.bench": "Benchmarks",
+    "snn_rl.agents.sweep": "Sweeps",
     "snn_rl.envs": "Environments",
     "snn_rl.support": "Helpers",
     "snn_rl.errors": "Errors",

@@ -15,6 +15,9 @@ from snn_rl.errors import SnnRlError
 if TYPE_CHECKING:
     from snn_rl.agents.config import TrainConfig
 
+FOLDERS = ("--run-dir", "--out")
+"""Options that say where runs go."""
+
 
 def train(
     env: Annotated[str | None, typer.Option(help="Gymnasium id, e.g. CartPole-v1.")] = None,
@@ -101,7 +104,7 @@ def train(
         settings = make_config(
             merge(read_yaml(config), options) if config else with_preset(options, preset)
         )
-        folder, command = run_folder(run_dir, settings.env), _reproducing(sys.argv[1:])
+        folder, command = run_folder(run_dir, settings.env), reproducing(sys.argv[1:])
     try:
         _train(settings, folder, command, fresh=not resume)
     finally:
@@ -144,11 +147,12 @@ def _resuming(folder: Path) -> str:
     return f"snn-rl train --resume --run-dir {shlex.quote(str(folder))}"
 
 
-def _reproducing(arguments: list[str]) -> str:
-    """The command that repeats a run anywhere: the one given, without its --run-dir."""
+def reproducing(arguments: list[str]) -> str:
+    """The command that repeats runs anywhere: the one given, without its --run-dir or --out."""
     kept, skip = ["snn-rl"], False
     for argument in arguments:
-        if not skip and not argument.startswith("--run-dir"):
+        option = argument.partition("=")[0]
+        if not skip and option not in FOLDERS:
             kept.append(argument)
-        skip = argument == "--run-dir"
+        skip = argument in FOLDERS and not skip
     return shlex.join(kept)

@@ -202,23 +202,23 @@ def _train(settings: VisionConfig, folder: Path, *, fresh: bool = False) -> None
     from snn_rl.runs.monitor import MonitorGroup, StopFlag
     from snn_rl.support.allocator import keep_freed_memory
     from snn_rl.vision.datasets import load_data
-    from snn_rl.vision.hardware import open_hardware
     from snn_rl.vision.monitor import LineMonitor, Monitor, file_monitor
+    from snn_rl.vision.process import open_process
     from snn_rl.vision.run import Interrupted, Run
 
     keep_freed_memory()
     torch.set_num_threads(settings.threads)
     stop, files = StopFlag(), file_monitor(folder)
-    with open_hardware(
+    with open_process(
         settings.device, settings.precision, channels_last=settings.channels_last
-    ) as hardware:
-        watching: list[Monitor] = [files, LineMonitor(say)] if hardware.leads else []
+    ) as process:
+        watching: list[Monitor] = [files, LineMonitor(say)] if process.leads else []
         monitor = MonitorGroup(watching, stop)
         command = shlex.join(["snn-rl", *sys.argv[1:]])
         try:
             data = load_data(settings)
-            run = Run(settings, data, folder, hardware, monitor, command=command, fresh=fresh)
-            if hardware.leads:
+            run = Run(settings, data, folder, process, monitor, command=command, fresh=fresh)
+            if process.leads:
                 say(f"training {settings.model} on {settings.dataset} into {folder}")
             with stop.on_signals():
                 run.train()
@@ -227,7 +227,7 @@ def _train(settings: VisionConfig, folder: Path, *, fresh: bool = False) -> None
             raise typer.Exit(INTERRUPTED) from None
         finally:
             files.close()
-    if hardware.leads:
+    if process.leads:
         say(f"done: snn-rl vision evaluate {shlex.quote(str(folder))}")
 
 
@@ -237,23 +237,21 @@ def _scores(
     """Row and energy of every stage on the test set."""
     from snn_rl.vision.classifier import load_classifier, stage_folders
     from snn_rl.vision.datasets import load_data
-    from snn_rl.vision.hardware import open_hardware
+    from snn_rl.vision.process import open_process
     from snn_rl.vision.scoring import ann_densities, score, settings_of
 
     stages = stage_folders(folder)
     settings = settings_of(folder, data)
     anns = [Path(settings.ann_from)] if settings.ann_from else []
-    with open_hardware(
-        settings.device, "float32", channels_last=settings.channels_last
-    ) as hardware:
+    with open_process(settings.device, "float32", channels_last=settings.channels_last) as process:
         test = load_data(settings).test
-        densities = ann_densities([*stages, *anns], test, hardware)
+        densities = ann_densities([*stages, *anns], test, process)
         for stage in stages:
             say(f"evaluating {stage} ...")
             yield score(
                 load_classifier(stage),
                 test,
-                hardware,
+                process,
                 timesteps=timesteps,
                 limit=limit,
                 densities=densities,

@@ -26,6 +26,10 @@ LOCK, OWNER = "owner.lock", "owner.json"
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
+class InUse(SnnRlError):
+    """Another process trains in the folder."""
+
+
 @dataclass(frozen=True)
 class Owner:
     """Who trains in a folder. `boot` tells apart equal process numbers before and after a restart
@@ -55,7 +59,7 @@ def own(folder: Path) -> Iterator[Owner]:
     """Be the owner of `folder`, which is made where it is missing.
 
     Raises:
-        SnnRlError: another process trains in it.
+        InUse: another process trains in it.
         OSError: it cannot be made or written.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +67,7 @@ def own(folder: Path) -> Iterator[Owner]:
     try:
         lock.acquire()
     except Timeout:
-        raise SnnRlError(f"{folder} is being trained by {_name(_read(folder))}") from None
+        raise InUse(f"{folder} is being trained by {_name(_read(folder))}") from None
     try:
         yield _take_over(folder)
     finally:

@@ -83,14 +83,19 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         path, equals, text = override.partition("=")
         if not equals or not path:
             raise ConfigError(f"--set {override!r} must look like key=value, e.g. ann.gamma=0.99")
-        try:
-            value = _parse(text)
-        except (yaml.YAMLError, ValueError):
-            raise ConfigError(f"--set {path}: {text!r} is not a YAML value") from None
+        value = parse_value(text, f"--set {path}")
         for key in reversed(path.split(".")):
             value = {int(key) if key.isdecimal() else key: value}
         result = merge(result, value)
     return result
+
+
+def parse_value(text: str, source: str) -> Any:
+    """A value that is written as YAML. Raises ConfigError, which names `source`."""
+    try:
+        return _parse(text)
+    except (yaml.YAMLError, ValueError):
+        raise ConfigError(f"{source}: {text!r} is not a YAML value") from None
 
 
 class _Loader(yaml.SafeLoader):

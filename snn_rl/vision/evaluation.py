@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from snn_rl.core.network import Network
 from snn_rl.vision.data import Source, chunked
-from snn_rl.vision.hardware import Hardware
+from snn_rl.vision.process import Process
 
 BATCH = 250
 
@@ -56,7 +56,7 @@ def evaluate(
     network: Network,
     source: Source,
     timesteps: int,
-    hardware: Hardware,
+    process: Process,
     *,
     limit: int | None = None,
     mixed: bool = False,
@@ -66,7 +66,7 @@ def evaluate(
 
     Args:
         limit: look at so many images only, from the front.
-        mixed: in the hardware's precision, as in training, instead of float32.
+        mixed: in training's precision, instead of float32.
         stopped: asked between batches; True ends early with what was seen.
     """
     network.eval()
@@ -77,11 +77,11 @@ def evaluate(
         rates[name] += spikes[0].sum((0, 1), dtype=torch.float64).cpu()
 
     total = len(source.labels) if limit is None else min(limit, len(source.labels))
-    chunks = chunked(torch.arange(total), BATCH)[hardware.rank :: hardware.world]
+    chunks = chunked(torch.arange(total), BATCH)[process.rank :: process.world]
     sums = torch.zeros(3, dtype=torch.float64)  # images, correct, loss
     for images, labels in source.batches(chunks):
-        images, labels = images.to(hardware.device), labels.to(hardware.device)
-        with hardware.autocast() if mixed else nullcontext():
+        images, labels = images.to(process.device), labels.to(process.device)
+        with process.autocast() if mixed else nullcontext():
             output, _ = network(
                 images[None],
                 network.initial_state(len(images)),
@@ -95,11 +95,11 @@ def evaluate(
         sums += torch.tensor([len(labels), correct, loss], dtype=torch.float64)
         if stopped():
             break
-    seen, correct, loss = hardware.summed(sums).tolist()
+    seen, correct, loss = process.summed(sums).tolist()
     seen = max(seen, 1)
     return Evaluation(
         images=int(seen),
         accuracy=correct / seen,
         loss=loss / seen,
-        neuron_rates={name: hardware.summed(rate) / seen for name, rate in rates.items()},
+        neuron_rates={name: process.summed(rate) / seen for name, rate in rates.items()},
     )

@@ -29,9 +29,9 @@ from snn_rl.vision.classifier import ANN, CONFIG, PRUNED
 from snn_rl.vision.config import VisionConfig
 from snn_rl.vision.data import Data
 from snn_rl.vision.evaluation import evaluate
-from snn_rl.vision.hardware import Hardware
 from snn_rl.vision.models import PIXEL_SCALE, Options, build_model
 from snn_rl.vision.monitor import Monitor
+from snn_rl.vision.process import Process
 from snn_rl.vision.training import Result, Stage, StageTrainer, derived_seed
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class Run:
 
     Args:
         data: opened by `load_data`.
-        hardware: of this process; under torchrun every process makes the same calls.
+        process: of this process; under torchrun every process makes the same calls.
         monitor: sees progress and may stop the run.
         command: how to reproduce the run, for the stages' cards.
         fresh: the folder must not hold a run yet.
@@ -69,14 +69,14 @@ class Run:
         config: VisionConfig,
         data: Data,
         folder: Path,
-        hardware: Hardware,
+        process: Process,
         monitor: Monitor,
         *,
         command: str = "",
         fresh: bool = False,
     ) -> None:
         self.config, self.data, self.folder = config, data, folder
-        self.hardware, self.monitor, self.command = hardware, monitor, command
+        self.process, self.monitor, self.command = process, monitor, command
         self.fresh = fresh
         self.owner: Owner | None = None
         self.options = NeuronOptions(
@@ -93,19 +93,19 @@ class Run:
             Interrupted: the monitor asked to stop.
             SnnRlError: another process trains in the folder, or it holds a run where none may be.
         """
-        with own(self.folder) if self.hardware.leads else nullcontext() as owner:
+        with own(self.folder) if self.process.leads else nullcontext() as owner:
             self.owner = owner
             return self._train_stages()
 
     def _train_stages(self) -> dict[str, Trained]:
-        if self.hardware.leads:
+        if self.process.leads:
             if self.fresh and (self.folder / CONFIG).exists():
                 raise SnnRlError(
                     f"{self.folder} already holds a run: add --resume or choose another --run-dir"
                 )
             text = yaml.safe_dump(self.config.model_dump(), sort_keys=False)
             checkpoint.write_text(self.folder / CONFIG, text)
-        self.hardware.wait()
+        self.process.wait()
         if self.config.binary:
             stages = {"T1": self._binary()}
         else:
@@ -121,7 +121,7 @@ class Run:
             network, card = checkpoint.load(Path(config.ann_from))
             if network.spiking or card.get("dataset", {}).get("name") != self.data.name:
                 raise SnnRlError(f"{config.ann_from} holds no ANN for {self.data.name}")
-            return Trained(self.hardware.place(network), 1)
+            return Trained(self.process.place(network), 1)
         network = self._fresh(config.ann.dropout)
         stage = Stage(ANN, 1, config.ann.epochs, config.ann, self._seed(0))
         return self._train(stage, network, {})
@@ -131,7 +131,7 @@ class Run:
         torch.manual_seed(self.config.seed)
         options = Options(self.config.batch_norm, dropout)
         model = build_model(self.config.model, self.data.shape, len(self.data.classes), options)
-        return self.hardware.place(trace(model, self.data.shape, pixels=True))
+        return self.process.place(trace(model, self.data.shape, pixels=True))
 
     def _spiking(self, ann: Trained) -> dict[str, Trained]:
         """The spiking stages, each from the one before, or each from the ANN (`direct`)."""
@@ -210,27 +210,27 @@ class Run:
         folder = self.folder / stage.name
         if (folder / checkpoint.CARD).is_file():
             network, _ = checkpoint.load(folder)
-            return Trained(self.hardware.place(network), stage.timesteps)
+            return Trained(self.process.place(network), stage.timesteps)
         trainer = StageTrainer(
             stage,
             network,
             self.data,
             self.config.augment,
-            self.hardware,
+            self.process,
             self.monitor,
             Saver(self.folder / RESUME, SECONDS_BETWEEN_SAVES, self._check_owner),
         )
         result = trainer.run()
-        self.hardware.wait()
+        self.process.wait()
         if result.interrupted:
             raise Interrupted(stage.name)
         self._check_owner()
-        if self.hardware.leads:
+        if self.process.leads:
             card = self._card(stage, result) | dict(facts)
             checkpoint.save(folder, result.network, stage.timesteps, card)
             shutil.rmtree(self.folder / RESUME, ignore_errors=True)
-        self.hardware.wait()
-        return Trained(self.hardware.place(result.network), stage.timesteps)
+        self.process.wait()
+        return Trained(self.process.place(result.network), stage.timesteps)
 
     def _check_owner(self) -> None:
         if self.owner is not None:
@@ -258,11 +258,11 @@ class Run:
         generator = torch.Generator().manual_seed(self._seed(CALIBRATION))
         chosen = torch.randperm(len(train.labels), generator=generator)
         (batch,) = train.batches([chosen[: self.config.neurons.calibration]])
-        return Calibration(batch[0][None].to(self.hardware.device))
+        return Calibration(batch[0][None].to(self.process.device))
 
     def _rates(self, network: Network, timesteps: int) -> Mapping[str, float]:
         """Spike rates per layer on some validation images."""
-        found = evaluate(network, self.data.validation, timesteps, self.hardware, limit=RATE_IMAGES)
+        found = evaluate(network, self.data.validation, timesteps, self.process, limit=RATE_IMAGES)
         return found.spike_rates
 
     def _seed(self, place: int) -> int:
@@ -287,7 +287,7 @@ class Run:
                 "epochs": result.epochs,
                 "updates": result.updates,
                 "seconds": round(result.seconds, 1),
-                **hardware(self.hardware.device, self.hardware.world),
+                **hardware(self.process.device, self.process.world),
                 **written(),
             },
             "results": {"validation": round(100 * result.validation, 3)},

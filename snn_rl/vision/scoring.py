@@ -20,7 +20,7 @@ from snn_rl.vision.classifier import ANN, CONFIG, EVALUATION, Classifier, load_c
 from snn_rl.vision.config import VisionConfig
 from snn_rl.vision.data import Source
 from snn_rl.vision.evaluation import Evaluation, evaluate
-from snn_rl.vision.hardware import Hardware
+from snn_rl.vision.process import Process
 
 DENSITY_IMAGES = 250
 
@@ -43,7 +43,7 @@ def settings_of(folder: Path, data: Path | None) -> VisionConfig:
 def score(
     classifier: Classifier,
     test: Source,
-    hardware: Hardware,
+    process: Process,
     *,
     timesteps: int | None = None,
     limit: int | None = None,
@@ -59,22 +59,22 @@ def score(
     Returns:
         a JSON-able row of `snn-rl vision evaluate`, and the energy report.
     """
-    network = hardware.place(classifier.network.clone())
+    network = process.place(classifier.network.clone())
     steps = (timesteps or classifier.timesteps) if network.spiking else 1
-    found = evaluate(network, test, steps, hardware, limit=limit)
+    found = evaluate(network, test, steps, process, limit=limit)
     energy = energy_report(network, steps, found.neuron_rates, densities=densities)
     return _row(classifier, steps, found, energy), energy
 
 
-def ann_densities(folders: Sequence[Path], test: Source, hardware: Hardware) -> dict[str, float]:
+def ann_densities(folders: Sequence[Path], test: Source, process: Process) -> dict[str, float]:
     """Share of non-zero activations in the ANN among `folders`; empty without one."""
     for folder in folders:
         classifier = load_classifier(folder)
         if not classifier.network.spiking:
-            network = hardware.place(classifier.network).eval()
+            network = process.place(classifier.network).eval()
             count = min(DENSITY_IMAGES, len(test.labels))
             ((images, _),) = test.batches([torch.arange(count)])
-            return activation_densities(network, images[None].to(hardware.device))
+            return activation_densities(network, images[None].to(process.device))
     return {}
 
 

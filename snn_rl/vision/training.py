@@ -27,7 +27,6 @@ from snn_rl.vision.averaging import WeightAverage
 from snn_rl.vision.config import AugmentConfig, StageConfig
 from snn_rl.vision.data import Data, chunked
 from snn_rl.vision.evaluation import classify, evaluate
-from snn_rl.vision.hardware import Hardware
 from snn_rl.vision.learning import (
     loss_of,
     loss_scaler,
@@ -37,6 +36,7 @@ from snn_rl.vision.learning import (
     set_rate,
 )
 from snn_rl.vision.monitor import Monitor, Progress
+from snn_rl.vision.process import Process
 
 
 @dataclass(frozen=True)
@@ -79,26 +79,26 @@ class StageTrainer:
         network: Network,
         data: Data,
         augmentation: AugmentConfig,
-        hardware: Hardware,
+        process: Process,
         monitor: Monitor,
         saver: Saver,
     ) -> None:
         self.stage, self.data, self.augmentation = stage, data, augmentation
-        self.hardware, self.monitor, self.saver = hardware, monitor, saver
-        self.network = hardware.place(network)
+        self.process, self.monitor, self.saver = process, monitor, saver
+        self.network = process.place(network)
         set_dropout(network, stage.config.dropout)
         self.optimizer = make_optimizer(network, stage.config)
         self.average = WeightAverage(self.network, stage.config.average)
-        self.scaler = loss_scaler(hardware.precision, hardware.device)
-        self.parallel = hardware.parallel(network)
+        self.scaler = loss_scaler(process.precision, process.device)
+        self.parallel = process.parallel(network)
         self.teacher = None
         if stage.teacher is not None and stage.config.distill > 0:
-            self.teacher = hardware.place(stage.teacher.clone()).eval()
+            self.teacher = process.place(stage.teacher.clone()).eval()
         total = len(data.train.labels)
         self.batch = min(stage.config.batch, total)
         self.per_epoch = total // self.batch  # the rest of an epoch's images waits for the next
-        if self.batch < hardware.world:
-            raise SnnRlError(f"a batch of {self.batch} cannot be shared by {hardware.world}")
+        if self.batch < process.world:
+            raise SnnRlError(f"a batch of {self.batch} cannot be shared by {process.world}")
         self.epoch = self.done = 0  # finished epochs, finished updates of the current one
         self.seconds = 0.0
         self.best: dict[str, Tensor] | None = None
@@ -128,7 +128,7 @@ class StageTrainer:
                 self._update(self._augmented(images, indices), labels)
                 self.seconds = before + time.monotonic() - began
                 self.monitor.progress(self._progress())
-                if self.hardware.any(self.monitor.should_stop()):
+                if self.process.any(self.monitor.should_stop()):
                     self._save()
                     return True
                 if self.saver.due():
@@ -143,8 +143,8 @@ class StageTrainer:
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(self.data.train.labels), generator=generator)
         chunks = chunked(order, self.batch)[self.done : self.per_epoch]
-        shares = [self.hardware.share(chunk) for chunk in chunks]
-        device = self.hardware.device
+        shares = [self.process.share(chunk) for chunk in chunks]
+        device = self.process.device
         for share, (images, labels) in zip(
             shares, self.data.train.batches(shares, seed), strict=True
         ):
@@ -166,14 +166,14 @@ class StageTrainer:
         )
 
     def _update_seed(self) -> int:
-        return derived_seed(self.stage.seed, self.epoch, self.done, self.hardware.rank)
+        return derived_seed(self.stage.seed, self.epoch, self.done, self.process.rank)
 
     def _update(self, images: Tensor, labels: Tensor) -> None:
         config, index = self.stage.config, self.epoch * self.per_epoch + self.done
         torch.manual_seed(self._update_seed())  # dropout
         set_rate(self.optimizer, rate_factor(config, index / (self.stage.epochs * self.per_epoch)))
         self.network.train()
-        with self.hardware.autocast():
+        with self.process.autocast():
             targets = self._teacher_logits(images)
             logits = self._logits(images)
             loss = loss_of(logits.float(), labels, targets, config)
@@ -213,11 +213,11 @@ class StageTrainer:
     def _finish_epoch(self) -> None:
         """Validate the network as it would be saved, in training's precision; keep the best."""
         progress = self._progress()
-        self.hardware.share_buffers(self.network)
+        self.process.share_buffers(self.network)
         averaged = self.average.applied(self.network)
         steps = self.stage.timesteps
         found = evaluate(
-            deployed(averaged, steps), self.data.validation, steps, self.hardware, mixed=True
+            deployed(averaged, steps), self.data.validation, steps, self.process, mixed=True
         )
         self.epoch, self.done = self.epoch + 1, 0
         self.sums.zero_()
@@ -250,9 +250,9 @@ class StageTrainer:
         network = deployed(network, self.stage.timesteps)
         accuracy = self.best_accuracy
         # What is saved runs in float32, and is scored once more where training did not.
-        if self.best is None or self.hardware.precision != torch.float32:
+        if self.best is None or self.process.precision != torch.float32:
             accuracy = evaluate(
-                network, self.data.validation, self.stage.timesteps, self.hardware
+                network, self.data.validation, self.stage.timesteps, self.process
             ).accuracy
         return Result(
             network=network,
@@ -264,7 +264,7 @@ class StageTrainer:
         )
 
     def _save(self) -> None:
-        if self.hardware.leads:
+        if self.process.leads:
             self.saver.save({"stage": self.stage.name, **self.state_dict()})
 
     def _resume(self) -> None:
@@ -296,7 +296,7 @@ class StageTrainer:
         self.last_accuracy = state["last_accuracy"]
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
-        device = self.hardware.device
+        device = self.process.device
         self.best = {name: value.to(device) for name, value in state["best"].items()} or None
         load_optimizer_state(self.optimizer, state["optimizer"])
         if state["scaler"]:

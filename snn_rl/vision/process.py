@@ -1,4 +1,4 @@
-"""Where a run computes: device, precision, memory layout, and its processes (torchrun)."""
+"""The processes of a run (one, or several under torchrun): device, precision, memory layout."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from snn_rl.errors import SnnRlError
 
 
 @dataclass(frozen=True)
-class Hardware:
+class Process:
     """One process of a run.
 
     Attributes:
@@ -90,8 +90,8 @@ class Hardware:
 
 
 @contextmanager
-def open_hardware(name: str, precision: str, *, channels_last: bool) -> Iterator[Hardware]:
-    """The hardware of this process; under torchrun its process group is open meanwhile.
+def open_process(name: str, precision: str, *, channels_last: bool) -> Iterator[Process]:
+    """This process; under torchrun its process group is open meanwhile.
 
     Args:
         name: auto (a GPU if there is one), cpu or cuda.
@@ -104,16 +104,16 @@ def open_hardware(name: str, precision: str, *, channels_last: bool) -> Iterator
     world = int(os.environ.get("WORLD_SIZE", "1"))
     rank, local = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
     device = _device(name, local)
-    hardware = Hardware(device, _precision(precision, device), channels_last, rank, world)
+    process = Process(device, _precision(precision, device), channels_last, rank, world)
     if device.type == "cuda":
         torch.cuda.set_device(device)  # collective operations use the current one
     if world == 1:
-        yield hardware
+        yield process
         return
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield hardware
-        hardware.wait()  # a process that leaves while others still talk ends them
+        yield process
+        process.wait()  # a process that leaves while others still talk ends them
     finally:
         distributed.destroy_process_group()
 
