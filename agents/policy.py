@@ -88,12 +88,13 @@ class Policy:
 
     def to_arrays(self, state: State) -> Arrays:
         """A copy of a state as arrays [batch, ...]; see Actor."""
-        copied: Any = mapped(lambda tensor: tensor.cpu().numpy().copy(), state)
+        found: Any = state
+        copied: Arrays = mapped(lambda tensor: tensor.cpu().numpy().copy(), found)
         return copied
 
     def from_arrays(self, arrays: Any) -> State:
         """Reverse of `to_arrays`. Raises ValueError where they do not fit."""
-        check_fit(arrays, self.initial_state(rows_of(arrays) or 0))
+        check_fit(arrays, self.initial_state(0), rows_of(arrays) or 0)
         device = self.network.device
         state: State = mapped(lambda array: torch.tensor(np.asarray(array), device=device), arrays)
         return state

@@ -22,6 +22,7 @@ from snn_rl.agents.acting import Actor, view
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.evaluation import Conditions, evaluation_seeds
 from snn_rl.agents.loading import load_agent, zoo
+from snn_rl.core.state import leaves
 
 ENVIRONMENTS = 8
 

@@ -10,7 +10,7 @@ import copy
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import yaml
@@ -27,7 +27,7 @@ from snn_rl.agents.policy import Policy
 from snn_rl.agents.qnetwork import mlp, nature_cnn
 from snn_rl.agents.run import CONFIG, Interrupted, Run, stage_seed
 from snn_rl.core.graph import Node
-from snn_rl.core.network import Network, SpikeHook, State
+from snn_rl.core.network import Network, SpikeHook
 from snn_rl.core.stacking import scale_pixels
 from snn_rl.runs.checkpoint import write_text
 from snn_rl.runs.monitor import FileMonitor, MonitorGroup, StopFlag
@@ -35,6 +35,12 @@ from snn_rl.runs.owner import own
 from snn_rl.runs.resume import RESUME, Saver
 
 STAGE = "gru"
+
+
+class Memory(NamedTuple):
+    """What the network keeps from frame to frame: the hidden vector [batch, units]."""
+
+    hidden: Tensor
 
 
 class GRU(nn.Module):
@@ -69,9 +75,9 @@ class GRU(nn.Module):
         """Where the parameters are."""
         return self.cell.weight_ih.device
 
-    def initial_state(self, batch: int) -> State:
+    def initial_state(self, batch: int) -> Memory:
         """A hidden vector of zeros."""
-        return (torch.zeros(batch, self.cell.hidden_size, device=self.device),)
+        return Memory(torch.zeros(batch, self.cell.hidden_size, device=self.device))
 
     def constrain(self) -> None:
         """Nothing is bounded here."""
@@ -83,13 +89,13 @@ class GRU(nn.Module):
     def forward(
         self,
         x: Tensor,
-        state: State,
+        state: Memory,
         episode_start: Tensor | None = None,
         *,
         timesteps: int = 1,
         carry_membrane: bool = True,
         on_spikes: SpikeHook | None = None,
-    ) -> tuple[Tensor, State]:
+    ) -> tuple[Tensor, Memory]:
         """Q-values [frames, batch, actions] and the new state; arguments as of `Network`.
 
         `carry_membrane` False zeroes the hidden vector before every frame; `timesteps` and
@@ -108,7 +114,7 @@ class GRU(nn.Module):
                 hidden = hidden.masked_fill(episode_start[frame].unsqueeze(1), 0)
             hidden = self._step(drive, hidden)
             outputs.append(hidden)
-        return self.read_out(torch.stack(outputs)), (hidden,)
+        return self.read_out(torch.stack(outputs)), Memory(hidden)
 
     def _step(self, drive: Tensor, hidden: Tensor) -> Tensor:
         """torch.nn.GRUCell, given its frame's share of the gates."""

@@ -110,9 +110,7 @@ class SegmentReplay:
         self.teacher_q = self._array("teacher_q", (*shape, teacher_actions), np.float32)
         # Those of the ring's rows outlive these rows.
         self.states = tuple(
-            self._array(
-                f"state{number}", (num_envs, self.slots, *array.shape[1:]), array.dtype
-            )
+            self._array(f"state{number}", (num_envs, self.slots, *array.shape[1:]), array.dtype)
             for number, array in enumerate(_arrays(state) if every else ())
         )
         self._like = state
@@ -195,9 +193,7 @@ class SegmentReplay:
         every, oldest = self.every or 1, self.written - len(self)
         return range(-(-oldest // every) * every, self.written - length + 1, every)
 
-    def newest(
-        self, length: int, state: Any, envs: NDArray[np.int64] | None = None
-    ) -> Segment:
+    def newest(self, length: int, state: Any, envs: NDArray[np.int64] | None = None) -> Segment:
         """The last `length` rows of all or some environments.
 
         Args:

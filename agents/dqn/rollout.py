@@ -89,7 +89,7 @@ class Rollout:
         self.clip_rewards, self.state_every = clip_rewards, state_every
         self.taken = 0  # steps
         self.state = policy.initial_state(count)
-        self.teacher_state = teacher.initial_state(count) if teacher else None
+        self.teacher_state: Any = teacher.initial_state(count) if teacher else None
         observation, self.info = vector.reset()
         self.frame = pipeline.encode(observation)
         self.start = np.ones(count, np.bool_)

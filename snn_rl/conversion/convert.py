@@ -189,9 +189,7 @@ def balance(
     start = calibration.episode_start
     start = None if start is None else start.to(network.device)
 
-    def set_threshold(
-        name: str, current: Tensor, state: LayerState, resets: Tensor | None
-    ) -> None:
+    def set_threshold(name: str, current: Tensor, state: LayerState, resets: Tensor | None) -> None:
         layer = network.spiking[name]
         before = layer.threshold.detach().clone()
         provisional = _percentile(current.mean(1) / before, percentile)

@@ -146,11 +146,12 @@ class Network(nn.Module):
         for node in self.nodes[1:]:
             inputs = [values[name] for name in node.inputs]
             if node.name in layers:
-                values[node.name], layers[node.name] = spike(node.name, *inputs, layers[node.name])
+                value, layers[node.name] = spike(node.name, inputs[0], layers[node.name])
             else:
-                values[node.name] = self._evaluate(node, inputs)
+                value = self._evaluate(node, inputs)
+            values[node.name] = value
             if on_value is not None:
-                on_value(node.name, values[node.name])
+                on_value(node.name, value)
         return values[self.nodes[-1].name].mean(1), State(history, layers)
 
     def _how(self, timesteps: int | None, carry_membrane: bool | None) -> tuple[int, bool]:
@@ -219,7 +220,7 @@ class Network(nn.Module):
         if frames < 1:
             raise ValueError("input holds 0 frames; expected at least 1")
         try:
-            check_fit(state, self.initial_state(batch))
+            check_fit(state, self.initial_state(0), batch)
         except ValueError as error:
             raise ValueError(f"{error}: use initial_state({batch})") from None
         if episode_start is not None and episode_start.shape != (frames, batch):

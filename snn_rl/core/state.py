@@ -50,15 +50,19 @@ def leaves(state: Any) -> list[Any]:
 
 def mapped(function: Callable[[Any], Any], state: Tree) -> Tree:
     """A state of the same structure that holds `function` of every array."""
-    result: Any = state
-    if isinstance(state, Mapping):
-        result = {name: mapped(function, part) for name, part in state.items()}
-    elif isinstance(state, tuple):
-        parts = [mapped(function, part) for part in state]
-        result = type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
-    elif state is not None:
-        result = function(state)
+    result: Tree = _mapped(function, state)
     return result
+
+
+def _mapped(function: Callable[[Any], Any], state: Any) -> Any:
+    if state is None:
+        return None
+    if isinstance(state, Mapping):
+        return {name: _mapped(function, part) for name, part in state.items()}
+    if isinstance(state, tuple):
+        parts = [_mapped(function, part) for part in state]
+        return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
+    return function(state)
 
 
 def filled(like: Tree, arrays: Iterable[Any]) -> Tree:
@@ -74,11 +78,12 @@ def filled(like: Tree, arrays: Iterable[Any]) -> Tree:
     return mapped(lambda _: next(rest), like)
 
 
-def check_fit(state: Any, like: Any) -> None:
-    """Raise ValueError unless a state has the structure and shapes of another."""
-    given, wanted = (mapped(lambda array: tuple(array.shape), found) for found in (state, like))
+def check_fit(state: Any, like: Any, rows: int) -> None:
+    """Raise ValueError unless a state of so many environments looks as another, of any number."""
+    given = mapped(lambda array: tuple(getattr(array, "shape", ())), state)
+    wanted = mapped(lambda array: (rows, *array.shape[1:]), like)
     if given != wanted:
-        raise ValueError(f"state holds arrays of shape {given}; this agent's are {wanted}")
+        raise ValueError(f"state holds arrays of shape {given}; expected {wanted}")
 
 
 def rows_of(state: Any) -> int | None:

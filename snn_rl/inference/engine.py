@@ -158,8 +158,9 @@ class EventEngine:
         Raises:
             ValueError: they do not belong to this network, or are not finite.
         """
-        state = self.initial_state(rows_of(arrays) or 0)
-        check_fit(arrays, self.to_arrays(state))
+        batch = rows_of(arrays) or 0
+        state = self.initial_state(batch)
+        check_fit(arrays, self.to_arrays(state), batch)
         if self.plan.stack > 1:
             state.history[:] = np.asarray(arrays.history)
         for layer in self.plan.layers:
