@@ -14,8 +14,11 @@ from snn_rl.support.settings import Section, merge, shipped, shipped_names, vali
 
 
 class NeuronConfig(Section):
-    """The LIF neurons and how conversion initialises them."""
+    """The neurons and how conversion initialises them."""
 
+    kind: Literal["lif", "adaptive"] = "lif"
+    """leaky integrate-and-fire, or the same with a threshold that every spike raises; only torch
+    runs the second"""
     threshold: Literal["layer", "channel", "neuron"] = "layer"
     """one trainable threshold per layer, channel or neuron"""
     leak: Literal["layer", "channel", "neuron"] = "neuron"
@@ -26,6 +29,10 @@ class NeuronConfig(Section):
     """... to here, so that fast and slow membranes lie side by side"""
     percentile: float = Field(default=80.0, gt=0, le=100)
     """of the positive membranes on calibration data: the starting threshold"""
+    adaptation: float = Field(default=0.1, ge=0)
+    """of adaptive neurons: the share of the threshold by which a spike raises it, at the start"""
+    adaptation_leak: float = Field(default=0.9, ge=0, le=1)
+    """what remains of that from frame to frame at the start"""
     surrogate: Literal["triangle", "arctan"] = "arctan"
     """triangle is the paper's; the arctan's wider slope learns faster from rewards"""
     gamma: float | None = Field(default=None, gt=0)

@@ -247,6 +247,9 @@ class Run:
             leak_low=neurons.leak_low,
             leak_high=neurons.leak_high,
             percentile=neurons.percentile,
+            kind=neurons.kind,
+            adaptation=neurons.adaptation,
+            adaptation_leak=neurons.adaptation_leak,
             surrogate=self.surrogate or Surrogate(neurons.surrogate, neurons.gamma),
         )
         return convert(

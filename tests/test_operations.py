@@ -15,7 +15,7 @@ from snn_rl.core.graph import check, ranges, read_operation
 from snn_rl.core.operations import OPERATIONS, Operation
 from snn_rl.errors import SnnRlError
 
-OF_THE_NETWORK = (operations.Input, operations.LIF)
+OF_THE_NETWORK = (operations.Input, operations.LIF, operations.AdaptiveLIF)
 """What needs state, time or pixels is run by the network itself."""
 PAIRS = st.tuples(st.integers(1, 3), st.integers(1, 3))
 

@@ -9,22 +9,25 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from snn_rl.conversion.batch_norm import fold_batch_norm
 from snn_rl.conversion.temporal_pruning import rescale_leaks
+from snn_rl.core import adaptive
 from snn_rl.core.graph import Node, check, consumers, rewire
 from snn_rl.core.network import Network, assemble
 from snn_rl.core.neuron import THRESHOLD_FLOOR, LayerState
 from snn_rl.core.operations import (
     LIF,
+    AdaptiveLIF,
     Add,
     AvgPool2d,
     Granularity,
     MaxPool2d,
+    Neurons,
     ReLU,
     Scale,
     SumPool2d,
@@ -33,6 +36,9 @@ from snn_rl.core.surrogates import Surrogate
 from snn_rl.errors import ConversionError
 
 log = logging.getLogger(__name__)
+
+KINDS: dict[str, type[Neurons]] = {"lif": LIF, "adaptive": AdaptiveLIF}
+"""Neurons by the name that options have for them."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,9 @@ class NeuronOptions:
             1; carried membranes need less than 1.
         percentile: of the positive pre-reset membranes on the calibration data, per layer.
         surrogate: gradient of the spike.
+        kind: "lif", or "adaptive" neurons, whose threshold every spike raises.
+        adaptation: by how much it does at the start, as a share of the threshold.
+        adaptation_leak: what remains of that from frame to frame at the start.
     """
 
     threshold: Granularity = "layer"
@@ -54,12 +63,19 @@ class NeuronOptions:
     leak_high: float = 1.0
     percentile: float = 90.0
     surrogate: Surrogate = field(default_factory=Surrogate)
+    kind: Literal["lif", "adaptive"] = "lif"
+    adaptation: float = 0.1
+    adaptation_leak: float = 0.9
 
     def __post_init__(self) -> None:
         if not 0 <= self.leak_low <= self.leak_high <= 1:
             raise ValueError("leaks must satisfy 0 <= leak_low <= leak_high <= 1")
         if not 0 < self.percentile <= 100:
             raise ValueError(f"percentile must lie in (0, 100], not {self.percentile}")
+        if self.kind not in KINDS:
+            raise ValueError(f"neurons are of kind {' or '.join(KINDS)}, not {self.kind!r}")
+        if self.adaptation < 0 or not 0 <= self.adaptation_leak <= 1:
+            raise ValueError("adaptation must be at least 0, adaptation_leak between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -110,6 +126,7 @@ def convert(
 
 def _replace_activations(ann: Network, options: NeuronOptions) -> Network:
     """ReLU -> LIF, average-pool -> sum-pool, a scale wherever spikes enter an addition."""
+    kind = KINDS[options.kind]
     amplitude: dict[str, bool] = {}  # does this value count spikes that stand for a threshold?
     nodes: list[Node] = []
     layers = dict(ann.layers.items())
@@ -118,7 +135,7 @@ def _replace_activations(ann: Network, options: NeuronOptions) -> Network:
     for node in before:
         operation = node.operation
         if isinstance(operation, ReLU):
-            operation = LIF(shapes[node.name], options.threshold, options.leak)
+            operation = kind(shapes[node.name], options.threshold, options.leak)
         elif isinstance(operation, AvgPool2d) and amplitude[node.inputs[0]]:
             operation = SumPool2d(operation.kernel_size, operation.stride)
         elif isinstance(operation, MaxPool2d) and not amplitude[node.inputs[0]]:
@@ -126,17 +143,17 @@ def _replace_activations(ann: Network, options: NeuronOptions) -> Network:
                 f"'{node.name}' (MaxPool2d) pools values that are no spikes: put it behind a ReLU"
             )
         node = replace(node, operation=operation)
-        scaled = isinstance(operation, Add | LIF)
+        scaled = isinstance(operation, Add | Neurons)
         for name in [n for n in dict.fromkeys(node.inputs) if scaled and amplitude[n]]:
             scale = Node(f"{node.name}_{name}", Scale(), (name,))
             nodes.append(scale)
             node = rewire(node, name, scale.name)
-        amplitude[node.name] = isinstance(operation, LIF) or (
+        amplitude[node.name] = isinstance(operation, Neurons) or (
             operation.counts_spikes and amplitude[node.inputs[0]]
         )
         nodes.append(node)
     last = nodes[-1].operation
-    spikes = any(isinstance(node.operation, LIF) for node in nodes)
+    spikes = any(isinstance(node.operation, Neurons) for node in nodes)
     if not (spikes and (last.weighted or isinstance(last, Add))):
         raise ConversionError(
             "a spiking network needs at least one ReLU and must end in a Linear or Conv2d layer"
@@ -148,6 +165,8 @@ def _replace_activations(ann: Network, options: NeuronOptions) -> Network:
             _fold_forward(network, node.name, 1 / node.operation.area)
     for layer in network.spiking.values():
         layer.spread_leak(options.leak_low, options.leak_high)
+        if isinstance(layer, adaptive.AdaptiveLIF):
+            layer.begin(options.adaptation, options.adaptation_leak)
     return network
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from snn_rl.core import neuron, operations
+from snn_rl.core import adaptive, neuron, operations
 from snn_rl.core.operations import Operation
 
 
@@ -56,6 +56,11 @@ def _(operation: operations.BatchNorm) -> nn.Module:
 @build.register
 def _(operation: operations.LIF) -> nn.Module:
     return neuron.LIF(operation.neurons, operation.threshold, operation.leak)
+
+
+@build.register
+def _(operation: operations.AdaptiveLIF) -> nn.Module:
+    return adaptive.AdaptiveLIF(operation.neurons, operation.threshold, operation.leak)
 
 
 @build.register

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,12 @@ class Neurons(nn.Module):
 
     Each parameter is one number per layer, per channel (first axis of `shape`) or per neuron,
     stored in a shape that broadcasts to `shape`. A kind of neuron adds its dynamics.
+
+    Attributes:
+        variables: names of what each neuron keeps from timestep to timestep.
     """
+
+    variables: ClassVar[tuple[str, ...]]
 
     def __init__(
         self,
@@ -100,6 +106,8 @@ class Neurons(nn.Module):
 
 class LIF(Neurons):
     """Leaky integrate-and-fire neurons: see `snn_rl.core.scan.lif_step`."""
+
+    variables = LIFState._fields
 
     def initial_state(self, batch: int) -> LIFState[Tensor]:
         """Membranes at zero."""

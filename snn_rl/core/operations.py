@@ -184,13 +184,12 @@ class ReLU(Operation):
 
 
 @dataclass(frozen=True)
-class LIF(Operation):
-    """Leaky integrate-and-fire neurons of shape `neurons`; see `snn_rl.core.neuron`."""
+class Neurons(Operation):
+    """Neurons of shape `neurons` that spike; what they do between is a kind's own."""
 
     neurons: Shape
     threshold: Granularity
     leak: Granularity
-    kind: ClassVar[str] = "lif"
 
     def shape(self, *inputs: Shape) -> Shape:
         """One spike per neuron."""
@@ -206,6 +205,20 @@ class LIF(Operation):
         """As the format names them: `shape` is that of the neurons."""
         options = super().options()
         return {"shape": options.pop("neurons"), **options}
+
+
+@dataclass(frozen=True)
+class LIF(Neurons):
+    """Leaky integrate-and-fire; see `snn_rl.core.scan`."""
+
+    kind: ClassVar[str] = "lif"
+
+
+@dataclass(frozen=True)
+class AdaptiveLIF(Neurons):
+    """The same with a threshold that every spike raises; see `snn_rl.core.adaptive`."""
+
+    kind: ClassVar[str] = "adaptive_lif"
 
 
 @dataclass(frozen=True)
@@ -311,6 +324,7 @@ OPERATIONS: tuple[type[Operation], ...] = (
     BatchNorm,
     ReLU,
     LIF,
+    AdaptiveLIF,
     AvgPool2d,
     SumPool2d,
     MaxPool2d,

@@ -12,12 +12,12 @@ from torch.nn import functional
 from snn_rl.core.graph import Node, consumers
 from snn_rl.core.network import Network
 from snn_rl.core.operations import (
-    LIF,
     Add,
     AvgPool2d,
     Conv2d,
     Linear,
     MaxPool2d,
+    Neurons,
     ReLU,
     Scale,
     SumPool2d,
@@ -37,7 +37,7 @@ class LayerReads:
         self.shapes = network.shapes
         self._varying: set[str] = set()
         for node in network.nodes:
-            if isinstance(node.operation, LIF) or self._varying.intersection(node.inputs):
+            if isinstance(node.operation, Neurons) or self._varying.intersection(node.inputs):
                 self._varying.add(node.name)
 
     def macs(self, node: Node) -> int:
@@ -50,7 +50,9 @@ class LayerReads:
 
     def activations(self) -> int:
         """Values that the hidden layers pass on: spiking neurons, or ReLU outputs."""
-        nonlinear = [node for node in self.network.nodes if isinstance(node.operation, LIF | ReLU)]
+        nonlinear = [
+            node for node in self.network.nodes if isinstance(node.operation, Neurons | ReLU)
+        ]
         return sum(math.prod(self.shapes[node.name]) for node in nonlinear)
 
     def varies(self, node: Node) -> bool:
@@ -68,7 +70,7 @@ class LayerReads:
         passing = [r for r in readers if r.operation.passes_spikes or isinstance(r.operation, Add)]
         return (
             not readers
-            or any(isinstance(reader.operation, LIF | ReLU) for reader in readers)
+            or any(isinstance(reader.operation, Neurons | ReLU) for reader in readers)
             or any(self._reaches_membrane(reader) for reader in passing)
         )
 
@@ -97,7 +99,7 @@ class LayerReads:
     def _trace(self, name: str, fan_out: Tensor) -> Events | None:
         """Carry the fan-out of the value `name` back to the spikes it consists of."""
         node = self.nodes[name]
-        if isinstance(node.operation, LIF):
+        if isinstance(node.operation, Neurons):
             return {name: fan_out}
         if node.operation.passes_spikes:
             (source,) = node.inputs
