@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from snn_rl.agents.policy import Policy
     from snn_rl.core.network import Network
 
+IMPORTED = "imported"
+"""Where a card says that its agent was trained elsewhere."""
+
 
 class Agent:
     """Chooses greedy actions and remembers, per environment, what its membranes hold.
@@ -88,6 +91,11 @@ class Agent:
     def maxpool(self) -> bool:
         """Whether its Atari frames show the maximum of the last two raw frames."""
         return bool(self.card["environment"].get("maxpool", False))
+
+    @property
+    def imported(self) -> bool:
+        """Whether this very network was trained elsewhere (see snn_rl.exchange)."""
+        return IMPORTED in self.card
 
     @property
     def timesteps(self) -> int:
@@ -213,7 +221,11 @@ class Agent:
         )
 
     def save(self, folder: str | Path) -> None:
-        """Write the agent to `folder`, its weights snapped to their grid (see snn_rl.core.grid)."""
+        """Write the agent to `folder`, its weights snapped to their grid (see snn_rl.core.grid).
+
+        The weights of an imported ANN stay as they are: no bits are promised for ANNs, and it is
+        to play as it did at home.
+        """
         from snn_rl.runs import checkpoint
 
         card = {
@@ -222,4 +234,5 @@ class Agent:
             "privileged": self.actor.privileged,
             "observation": self.pipeline.to_dict(),
         }
-        checkpoint.save(Path(folder), self.policy.network, self.timesteps, card)
+        on_grid = self.actor.spiking or not self.imported
+        checkpoint.save(Path(folder), self.policy.network, self.timesteps, card, on_grid=on_grid)

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from snn_rl.agents.agent import Agent
-from snn_rl.agents.config import TrainConfig, make_config, with_preset
+from snn_rl.agents.config import TrainConfig, make_config
 from snn_rl.agents.monitor import file_monitor
 from snn_rl.agents.qnetwork import QNetworkFactory
 from snn_rl.agents.results import run_folder, run_to_resume
 from snn_rl.agents.run import Run
+from snn_rl.agents.sources import settings_for
 from snn_rl.core.surrogates import Surrogate
+from snn_rl.envs import import_environments, split_id
 from snn_rl.runs.monitor import MonitorGroup, StopFlag
 from snn_rl.runs.owner import remove_if_empty
 
@@ -30,7 +32,8 @@ def train(
 
     Args:
         config: an environment id (its preset, or defaults), settings on top of the preset of
-            their "env", or a complete TrainConfig.
+            their "env", or a complete TrainConfig. Of an environment `module:id` the module is
+            imported, but not where `resume` reads it from a file.
         preset: another preset of the environment than its first one, e.g. "paper" for Pong.
         run_dir: where everything is written; by default runs/<env>/<time>.
         resume: go on with a run that is in `run_dir` already; its own configuration counts.
@@ -46,8 +49,11 @@ def train(
     """
     if isinstance(config, str):
         config = {"env": config}
+    env_id = config.env if isinstance(config, TrainConfig) else str(config.get("env", ""))
+    if not resume and (module := split_id(env_id)[0]):
+        import_environments(module)
     if not isinstance(config, TrainConfig):
-        config = make_config(with_preset(config, preset))
+        config = make_config(settings_for(config, preset))
     if resume:
         folder, config, _ = run_to_resume(Path(run_dir) if run_dir else None)
     else:

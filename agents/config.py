@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from snn_rl.agents.seeds import BLOCKS, VALIDATIONS
 from snn_rl.conversion.temporal_pruning import schedule
 from snn_rl.envs.games import UnsupportedEnvironment, atari_game
 from snn_rl.errors import ConfigError, SnnRlError
@@ -156,13 +157,13 @@ class DistillConfig(LearnerConfig):
 class ValidationConfig(Section):
     """Greedy episodes on seeds of their own; they choose the checkpoint and stop the stage."""
 
-    episodes: int = Field(default=64, gt=0)
+    episodes: int = Field(default=64, gt=0, le=VALIDATIONS)
     every: int = Field(default=16_384, gt=0)
     """environment steps between validations"""
     target: float | None = None
     """a stage stops once its validation episodes, and then `confirm` others, average this; without
     it every stage uses up its steps"""
-    confirm: int = Field(default=256, gt=0)
+    confirm: int = Field(default=256, gt=0, le=VALIDATIONS)
     """episodes on further seeds that must meet the target too: rare failures show only in many"""
     max_frames: int | None = Field(default=None, gt=0)
     """validation episodes are cut off after so many frames; games between good players can go on
@@ -173,7 +174,8 @@ class TrainConfig(Section):
     """A whole run: ANN, then spiking stages from `timesteps` down to `until`."""
 
     env: str
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=BLOCKS)
+    """all randomness follows from it; validation has as many blocks of seeds of its own"""
     timesteps: int = Field(default=5, ge=0)
     """T, spiking steps per frame, of the first spiking stage; 0 trains the ANN alone"""
     until: int = Field(default=1, ge=1)
@@ -209,7 +211,7 @@ class TrainConfig(Section):
     spiking: DistillConfig = DistillConfig()
     validation: ValidationConfig = ValidationConfig()
     save_every: float = Field(default=10.0, ge=0)
-    """seconds between saves for an exact resume, at least"""
+    """seconds between saves for an exact resume, at least; after a resume the first come sooner"""
     device: str = "auto"
     threads: int = Field(default=1, ge=1)
 

@@ -10,7 +10,8 @@ from snn_rl.agents.agent import Agent
 from snn_rl.agents.calibration import play
 from snn_rl.agents.dqn.rollout import Exploration
 from snn_rl.agents.dqn.validation import Task
-from snn_rl.agents.evaluation import Conditions, evaluate, evaluation_seeds
+from snn_rl.agents.evaluation import Conditions, evaluate
+from snn_rl.agents.seeds import evaluation_seeds
 from snn_rl.energy.counts import activation_densities
 from snn_rl.energy.report import EnergyReport, energy_report
 

@@ -14,6 +14,7 @@ from torch import Tensor, zeros_like
 from snn_rl.agents.acting import Actor, view
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.distinct import Course, count_distinct
+from snn_rl.agents.seeds import evaluation_seeds, validation_seeds
 from snn_rl.energy.report import energy_report
 from snn_rl.envs import (
     UnsupportedEnvironment,
@@ -25,22 +26,7 @@ from snn_rl.envs import (
     make_vector,
 )
 from snn_rl.envs.observation import ObservationPipeline
-
-VALIDATION_SEEDS, EVALUATION_SEEDS = 100_000_000, 200_000_000
-"""Start of the seeds that choose checkpoints, and of those that are reported. Training episodes
-use seeds from 2**30 upwards."""
-SEEDS_PER_RUN = 10_000
-
-
-def evaluation_seeds(seed: int, trials: int) -> list[int]:
-    """Seeds of the reported trials, never used in training or validation."""
-    return [EVALUATION_SEEDS + seed * SEEDS_PER_RUN + i for i in range(trials)]
-
-
-def validation_seeds(seed: int, episodes: int, *, confirm: bool = False) -> list[int]:
-    """Seeds of the validation episodes, or of those that confirm them."""
-    first = VALIDATION_SEEDS + seed * SEEDS_PER_RUN + (SEEDS_PER_RUN // 2 if confirm else 0)
-    return [first + i for i in range(episodes)]
+from snn_rl.errors import SnnRlError
 
 
 @dataclass(frozen=True)
@@ -194,6 +180,7 @@ def evaluate_agent(
 
     Raises:
         UnsupportedEnvironment: the environment cannot be made, or not be played from all starts.
+        SnnRlError: the seed or the number of trials lies outside its range.
     """
     policy, conditions = agent.policy, conditions or Conditions(maxpool=agent.maxpool)
     exact = trials == "all"
@@ -264,9 +251,12 @@ def validation_starts(agent: Agent, seeds: Sequence[int], conditions: Conditions
         return None
     if conditions.flicker > 0 or not has_table(agent.env_id, conditions.sticky):
         return 0
-    seed, count = int(validated["seed"]), int(validated["episodes"])
-    chosen = validation_seeds(seed, count)
-    chosen += validation_seeds(seed, int(validated["confirm"]), confirm=True)
+    try:
+        seed = validated["seed"]
+        chosen = validation_seeds(seed, validated["episodes"])
+        chosen += validation_seeds(seed, validated["confirm"], confirm=True)
+    except (KeyError, TypeError, SnnRlError):  # another's card may hold anything
+        return None
     known = set(count_no_ops(agent.env_id, chosen).tolist())
     return sum(no_ops in known for no_ops in count_no_ops(agent.env_id, seeds).tolist())
 

@@ -8,6 +8,7 @@ resume/                what an exact resume of the current stage needs
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from collections.abc import Mapping
@@ -24,18 +25,19 @@ from snn_rl.agents.calibration import play_for_calibration
 from snn_rl.agents.config import LearnerConfig, TrainConfig, teacher_stack
 from snn_rl.agents.dqn.stage import Result, StageTrainer
 from snn_rl.agents.dqn.validation import Task
-from snn_rl.agents.evaluation import Conditions, evaluate, validation_seeds
+from snn_rl.agents.evaluation import Conditions, evaluate
 from snn_rl.agents.loading import load_agent
 from snn_rl.agents.monitor import Monitor
 from snn_rl.agents.policy import Policy, full_state
 from snn_rl.agents.qnetwork import QNetworkFactory, build_network
-from snn_rl.agents.sources import choose_device, load_start, load_teacher
-from snn_rl.conversion.convert import NeuronOptions, convert
+from snn_rl.agents.seeds import validation_seeds
+from snn_rl.agents.sources import choose_device, load_start, load_teacher, observed
+from snn_rl.conversion.convert import NeuronOptions, check_convertible, convert
 from snn_rl.conversion.temporal_pruning import rescale_leaks, temporal_pruning
 from snn_rl.core.network import Network
 from snn_rl.core.surrogates import Surrogate
 from snn_rl.envs import check_spaces
-from snn_rl.envs.observation import measure_background, pipeline_for
+from snn_rl.envs.observation import measure_background
 from snn_rl.errors import SnnRlError
 from snn_rl.runs.checkpoint import CARD, write_text
 from snn_rl.runs.owner import Owner, own
@@ -48,6 +50,8 @@ CALIBRATION = 1_000_000  # place of the calibration among the stages' seeds
 RATE_EPISODES, RATE_FRAMES = 4, 500
 CONFIG, HEADER = "config.yaml", "# "
 INTERRUPTED = "interrupted"
+FREE = {"save_every", "device", "threads"}
+"""Settings that may change before a run is gone on with."""
 
 
 class Interrupted(Exception):
@@ -98,7 +102,7 @@ class Run:
         self.fresh, self.surrogate = fresh, surrogate
         self.q_network = q_network
         self.spec = check_spaces(config.env)
-        self.pipeline = pipeline_for(self.spec)
+        self.pipeline = observed(config, self.spec)
         self.background = 0
         if self.pipeline.pixels:
             self.background = measure_background(config.env, self.pipeline)
@@ -113,6 +117,8 @@ class Run:
         if self.given_start is not None:
             self.given_start.to(self.device)
             self._choose_surrogate(self.given_start.policy.network)
+        if config.stages():
+            self._check_convertible()
 
     def train(self) -> dict[str, Agent]:
         """Train every stage; agents by stage name.
@@ -150,6 +156,8 @@ class Run:
         if self.given_start is not None:
             policy = replace(policy, network=self.given_start.policy.network)
             if config.ann.steps == 0:
+                if self.given_start.imported and not self._finished(stage.name):
+                    self.given_start.save(self.folder / stage.name)
                 return self.given_start
         return self._train(stage, policy, teacher)
 
@@ -199,6 +207,15 @@ class Run:
             rescale_leaks(network, self.given_start.timesteps, self.config.timesteps)
         network.carry_membrane = self.config.carry_membrane
         return network
+
+    def _check_convertible(self) -> None:
+        """Refuse a user's ANN that cannot become spiking before it is trained."""
+        start = self.given_start
+        if start is None and self.q_network is not None:
+            ann = self.build_ann(self.pipeline.frame_shape, self.config.stack).network
+            check_convertible(ann)
+        elif start is not None and not start.policy.network.spiking:
+            check_convertible(start.policy.network)
 
     def _finished(self, name: str) -> Agent | None:
         """A stage that the folder holds already."""
@@ -282,7 +299,9 @@ class Run:
             teacher,
             self.monitor,
             stage_seed=stage_seed(self.config.seed, stage.index),
-            saver=Saver(self.folder / RESUME, self.config.save_every, self.owner.check),
+            saver=Saver(
+                self.folder / RESUME, self.config.save_every, self.owner.check, self._settings()
+            ),
         )
         result = trainer.run()
         self.owner.check()
@@ -298,6 +317,11 @@ class Run:
         if self.monitor.should_stop():
             raise Interrupted(stage.name)
         return agent
+
+    def _settings(self) -> dict[str, Any]:
+        """Those that a resume must find as they were: JSON, as it is read back."""
+        found: dict[str, Any] = json.loads(self.config.model_dump_json(exclude=FREE))
+        return found
 
     def _report_failure(self, stage: _Stage, result: Result) -> None:
         if self.config.validation.target is not None and not result.target_reached:

@@ -2,15 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
-from snn_rl.agents.agent import Agent
-from snn_rl.agents.config import TrainConfig, teacher_stack
-from snn_rl.agents.loading import load_agent
+from snn_rl.agents.agent import IMPORTED, Agent
+from snn_rl.agents.config import TrainConfig, teacher_stack, with_preset
+from snn_rl.agents.loading import find_agent, load_agent
 from snn_rl.agents.policy import Policy
 from snn_rl.envs import EnvironmentSpec
-from snn_rl.envs.observation import ObservationPipeline
+from snn_rl.envs.observation import ObservationPipeline, pipeline_for
 from snn_rl.errors import SnnRlError
+from snn_rl.runs.checkpoint import read_card
+from snn_rl.support.settings import merge
+
+
+def settings_for(
+    given: Mapping[str, Any], preset: str | None = None, base: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Settings of a run: preset, then what the imported agent it starts from needs, then `given`.
+
+    Args:
+        given: what the user asks for.
+        preset: another preset of the environment than its first one.
+        base: settings in place of a preset (a configuration file): they are the user's, too.
+
+    Raises:
+        ConfigError: the environment has no preset of this name.
+        CheckpointError: there is no such agent to start from.
+    """
+    asked = merge(base or {}, given)
+    asked = merge(imported_settings(asked.get("start")), asked)
+    return asked if base is not None else with_preset(asked, preset)
+
+
+def imported_settings(start: Any) -> dict[str, Any]:
+    """How a run takes an imported agent as it is: its frames, itself as the teacher.
+
+    Args:
+        start: agent whose weights the run starts from, if any; empty result if it was trained here.
+    """
+    card = read_card(find_agent(start)) if isinstance(start, str) else {}
+    if IMPORTED not in card:
+        return {}
+    try:
+        stack = card["graph"][0]["options"]["stack"]
+        maxpool = card["environment"]["maxpool"]
+    except (KeyError, IndexError, TypeError):
+        raise SnnRlError(f"{start} is damaged: its card does not say what it sees") from None
+    return {"stack": stack, "maxpool": maxpool, "teacher": "self", "ann": {"steps": 0}}
+
+
+def observed(config: TrainConfig, spec: EnvironmentSpec) -> ObservationPipeline:
+    """What the run's networks see: an imported agent goes on seeing what it saw at home."""
+    if config.start is not None:
+        agent = load_agent(config.start)
+        seen = agent.pipeline
+        if agent.imported and (seen.kind, seen.raw_shape) == (spec.kind, spec.observation_shape):
+            return seen
+    return pipeline_for(spec)
 
 
 def load_teacher(

@@ -20,8 +20,9 @@ import torch
 
 from snn_rl.agents.acting import Actor, view
 from snn_rl.agents.agent import Agent
-from snn_rl.agents.evaluation import Conditions, evaluation_seeds
+from snn_rl.agents.evaluation import Conditions
 from snn_rl.agents.loading import load_agent, zoo
+from snn_rl.agents.seeds import evaluation_seeds
 from snn_rl.core.state import leaves
 
 ENVIRONMENTS = 8

@@ -39,8 +39,9 @@ from gru import train_gru
 
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.config import TrainConfig, make_config
-from snn_rl.agents.evaluation import Conditions, evaluate, evaluation_seeds
+from snn_rl.agents.evaluation import Conditions, evaluate
 from snn_rl.agents.loading import load_agent
+from snn_rl.agents.seeds import evaluation_seeds
 from snn_rl.errors import SnnRlError
 from snn_rl.runs.checkpoint import write_text
 from snn_rl.support.allocator import keep_freed_memory

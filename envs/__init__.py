@@ -7,8 +7,14 @@ from gymnasium.envs.registration import register, registry
 
 from snn_rl.envs.atari import AtariVector
 from snn_rl.envs.cartpole import PixelCartPole, PositionOnlyCartPole, draw_cartpole, falls
-from snn_rl.envs.games import AtariGame, UnsupportedEnvironment, atari_game
-from snn_rl.envs.seeding import RestoreError, episode_seed
+from snn_rl.envs.games import (
+    AtariGame,
+    UnsupportedEnvironment,
+    atari_game,
+    import_environments,
+    split_id,
+)
+from snn_rl.envs.seeding import NotRepeatable, RestoreError, episode_seed
 from snn_rl.envs.spaces import EnvironmentSpec, check_spaces
 from snn_rl.envs.starts import all_starts, count_no_ops, has_table
 from snn_rl.envs.vector import SeededEpisodes, make_vector, restore, snapshot
@@ -29,6 +35,7 @@ __all__ = [
     "AtariVector",
     "EnvironmentSpec",
     "Flicker",
+    "NotRepeatable",
     "PixelCartPole",
     "PositionOnlyCartPole",
     "RestoreError",
@@ -43,7 +50,9 @@ __all__ = [
     "episode_seed",
     "falls",
     "has_table",
+    "import_environments",
     "make_vector",
     "restore",
     "snapshot",
+    "split_id",
 ]

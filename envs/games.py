@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib
+import sys
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -46,18 +47,41 @@ class AtariGame:
     decisions: int
 
 
-def find_spec(env_id: str) -> EnvSpec:
-    """Gymnasium's specification of an id, also of ``module:id``.
+def import_environments(module: str) -> None:
+    """Import a module that registers environments with Gymnasium.
+
+    Nothing else here imports what an id names: an id may come from another's file.
 
     Raises:
-        UnsupportedEnvironment: the id is unknown.
+        UnsupportedEnvironment: it cannot be imported.
     """
-    module, _, name = env_id.rpartition(":")
     try:
-        if module:
-            importlib.import_module(module)
-    except ImportError as error:
-        raise UnsupportedEnvironment(f"{env_id!r} cannot be imported: {error}") from error
+        importlib.import_module(module)
+    except (Exception, SystemExit) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UnsupportedEnvironment(
+            f"the module {module!r} cannot be imported: {reason}"
+        ) from error
+
+
+def split_id(env_id: str) -> tuple[str, str]:
+    """Module ("" for none) and Gymnasium's own id of ``module:id``."""
+    module, _, name = env_id.rpartition(":")
+    return module, name
+
+
+def find_spec(env_id: str) -> EnvSpec:
+    """Gymnasium's specification of an id, also of ``module:id`` once the module is imported.
+
+    Raises:
+        UnsupportedEnvironment: the id is unknown, or its module is not imported.
+    """
+    module, name = split_id(env_id)
+    if module and module not in sys.modules:
+        raise UnsupportedEnvironment(
+            f"{env_id!r} needs the module {module!r}, which is not imported since a file names "
+            f"it: if you trust it, add --import {module} (in Python: import {module})"
+        )
     if name not in gym.registry:
         with contextlib.suppress(ImportError):
             importlib.import_module("ale_py")  # registers the Atari games

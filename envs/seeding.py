@@ -11,6 +11,10 @@ class RestoreError(RuntimeError):
     """A snapshot cannot be restored: it does not fit, or re-playing it took another course."""
 
 
+class NotRepeatable(RestoreError):
+    """Re-playing took another course: the environment does not follow from seed and actions."""
+
+
 def episode_seed(seed: int, index: int, episode: int) -> int:
     """Seed, in 2³⁰ … 2³¹ - 1, of an episode of environment ``index`` under a base seed ≥ 0.
 
@@ -25,17 +29,17 @@ def checksum(observation: NDArray[Any]) -> int:
     return zlib.crc32(np.ascontiguousarray(observation).tobytes())
 
 
-def other_course(index: int, episode: int) -> RestoreError:
+def other_course(index: int, episode: int) -> NotRepeatable:
     """The error for a replay that showed another observation than the snapshot recorded."""
-    return RestoreError(
+    return NotRepeatable(
         f"environment {index} gave another observation when episode {episode} was "
         "re-played: it does not repeat from its seed and actions"
     )
 
 
-def too_short(index: int, episode: int, played: int, recorded: int) -> RestoreError:
+def too_short(index: int, episode: int, played: int, recorded: int) -> NotRepeatable:
     """The error for a replay that ended before its last recorded action."""
-    return RestoreError(
+    return NotRepeatable(
         f"episode {episode} of environment {index} ended after {played} actions "
         f"instead of {recorded}: it does not repeat from its seed and actions"
     )

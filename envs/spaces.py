@@ -6,7 +6,7 @@ from typing import Any, Literal
 import gymnasium as gym
 import numpy as np
 
-from snn_rl.envs.games import ALE_ENTRY_POINT, UnsupportedEnvironment, atari_game
+from snn_rl.envs.games import ALE_ENTRY_POINT, UnsupportedEnvironment, atari_game, split_id
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def make_single(env_id: str) -> gym.Env[Any, Any]:
     game = atari_game(env_id)
     options = {"frameskip": game.frame_skip} if game else {}
     try:
-        return gym.make(env_id, disable_env_checker=True, **options)
+        return gym.make(split_id(env_id)[1], disable_env_checker=True, **options)
     except (gym.error.Error, ImportError) as error:
         raise UnsupportedEnvironment(f"{env_id!r} cannot be created: {_text(error)}") from error
 

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from snn_rl.core.scan import lif_scan, lif_step
     from snn_rl.core.surrogates import Surrogate
     from snn_rl.errors import SnnRlError
+    from snn_rl.exchange.export import export
+    from snn_rl.exchange.sb3 import from_sb3
+    from snn_rl.exchange.torch_modules import from_torch
 
 __version__ = "0.1.0"
 
@@ -39,6 +42,9 @@ __all__ = [
     "SnnRlError",
     "Surrogate",
     "convert",
+    "export",
+    "from_sb3",
+    "from_torch",
     "lif_scan",
     "lif_step",
     "load_agent",
@@ -59,6 +65,9 @@ _HOME = {
     "NeuronOptions": "snn_rl.conversion.convert",
     "convert": "snn_rl.conversion.convert",
     "SnnRlError": "snn_rl.errors",
+    "export": "snn_rl.exchange.export",
+    "from_sb3": "snn_rl.exchange.sb3",
+    "from_torch": "snn_rl.exchange.torch_modules",
     "Network": "snn_rl.core.network",
     "LIF": "snn_rl.core.neuron",
     "Surrogate": "snn_rl.core.surrogates",

@@ -11,7 +11,7 @@ import typer
 from rich.logging import RichHandler
 
 from snn_rl import __version__
-from snn_rl.commands import agents, benchmark, sweep, training, vision
+from snn_rl.commands import agents, benchmark, exchange, sweep, training, vision
 from snn_rl.commands.output import BAD_INPUT, FAILURE, INTERRUPTED, say, screen
 
 BAD_PATH = (PermissionError, FileExistsError, FileNotFoundError, NotADirectoryError)
@@ -34,6 +34,8 @@ for command in (
     agents.energy,
 ):
     app.command()(command)
+app.command("import")(exchange.import_)
+app.command()(exchange.export)
 app.add_typer(benchmark.app, name="benchmark")
 app.add_typer(vision.app, name="vision")
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from runtimes import runtime_or_skip
 
 from snn_rl.errors import SnnRlError
 from snn_rl.exchange import archive
@@ -30,7 +31,7 @@ def zipped(path: Path, members: dict[str, bytes], packing: int = zipfile.ZIP_DEF
 
 
 def test_the_weights_of_a_real_stable_baselines_agent_are_read(tmp_path: Path) -> None:
-    sb3 = pytest.importorskip("stable_baselines3")
+    sb3 = runtime_or_skip("stable_baselines3")
     model = sb3.DQN("MlpPolicy", "CartPole-v1", buffer_size=10)
     model.save(tmp_path / "model.zip")
     content = read_member(tmp_path / "model.zip", "policy.pth", WEIGHTS_LIMIT)

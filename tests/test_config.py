@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from snn_rl.agents.config import (
     teacher_stack,
     with_preset,
 )
+from snn_rl.commands import training
 from snn_rl.errors import ConfigError
-from snn_rl.support.settings import merge, parse_overrides, read_yaml
+from snn_rl.support.settings import merge, override, parse_overrides, read_yaml
 
 PRESETS = sorted(
     file.name.removesuffix(".yaml")
@@ -383,3 +385,23 @@ def test_every_neuron_option_reaches_the_model() -> None:
     assert make(neurons={"surrogate": "arctan", "gamma": 2}).neurons == NeuronConfig(
         surrogate="arctan", gamma=2.0
     )
+
+
+def test_an_empty_mapping_empties_a_section() -> None:
+    base = {"env": "A", "ann": {"steps": 1, "gamma": 0.9}}
+    assert merge(base, {"ann": {}}) == {"env": "A", "ann": {}}
+    assert merge({"ann": {}}, {"ann": {"steps": 1}}) == {"ann": {"steps": 1}}
+    assert override(base, ["ann.steps=5", "ann={}", "ann.gamma=0.5"])["ann"] == {"gamma": 0.5}
+    assert override(base, ["ann.steps=5"])["ann"] == {"steps": 5, "gamma": 0.9}
+
+
+def test_the_command_line_empties_a_section_of_the_preset(
+    call: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[TrainConfig] = []
+    monkeypatch.setattr(training, "_train", lambda settings, *_, **__: seen.append(settings))
+    preset = with_preset({"env": "PongNoFrameskip-v4"})["ann"]
+    assert preset["steps"] != LearnerConfig().steps
+    options = ("--set", "ann={}", "--set", "ann.n_step=7")
+    assert call("train", "--env", "PongNoFrameskip-v4", *options)[0] == 0
+    assert seen[0].ann == LearnerConfig(n_step=7)

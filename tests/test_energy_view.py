@@ -16,7 +16,8 @@ from untrained import untrained_agent, untrained_ann
 
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.energy import measure_densities, measure_energies
-from snn_rl.agents.evaluation import evaluate, evaluation_seeds
+from snn_rl.agents.evaluation import evaluate
+from snn_rl.agents.seeds import evaluation_seeds
 from snn_rl.energy.views import draw_reports, summary_tables
 from snn_rl.support.plotting import save_figure
 

@@ -14,8 +14,9 @@ import pytest
 from commands import snn_rl_command
 
 from snn_rl.agents.agent import Agent
-from snn_rl.agents.evaluation import evaluate, validation_seeds
+from snn_rl.agents.evaluation import evaluate
 from snn_rl.agents.loading import find_agent, load_agent
+from snn_rl.agents.seeds import validation_seeds
 from snn_rl.core.state import leaves
 from snn_rl.errors import EngineError, SnnRlError
 

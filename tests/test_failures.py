@@ -66,7 +66,7 @@ def train(folder: Path, *arguments: str, largest_file: int = 0) -> tuple[int, li
         if largest_file:
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
 
-    environment = os.environ | {"PYTHONPATH": str(folder), "COLUMNS": "80"}
+    environment = os.environ | {"COLUMNS": "80"}  # the simulator lies in the current folder
     done = subprocess.run(
         [*COMMAND, *arguments], cwd=folder, env=environment, capture_output=True, text=True,
         timeout=110, preexec_fn=limit,
@@ -81,13 +81,16 @@ def test_a_dead_environment_is_named_and_the_run_goes_on_later(folder: Path) -> 
     assert status == 1
     assert lines[-3:] == [
         "training failed; once the cause is removed, go on with: "
-        "snn-rl train --resume --run-dir 'a run'",
+        "snn-rl train --resume --run-dir 'a run' --import simulator",
         "error: simulator:Failing-v0 failed: the simulator hung up",
         "(--debug shows where it happened)",
     ]
     assert not (folder / "a run" / "ann").exists()
     (folder / "repaired").touch()
     status, lines = train(folder, "--resume", "--run-dir", "a run")
+    assert (status, len(lines)) == (2, 1)
+    assert "if you trust it, add --import simulator" in lines[0]
+    status, lines = train(folder, "--resume", "--run-dir", "a run", "--import", "simulator")
     assert status == 0, lines
     card = load_agent(folder / "a run" / "T1").card
     assert card["provenance"]["command"].startswith("snn-rl train --env simulator:Failing-v0")
@@ -119,9 +122,9 @@ def test_a_full_disk(folder: Path, largest: int) -> None:
 
 
 def test_resuming_takes_no_settings(folder: Path) -> None:
-    assert train(folder, "--resume", "--seed", "3") == (
-        2, ["error: --resume takes no options but --run-dir: the run keeps its settings"],
-    )  # fmt: skip
+    status, lines = train(folder, "--resume", "--seed", "3")
+    assert (status, len(lines)) == (2, 1)
+    assert lines[0].startswith("error: --resume takes no options but --run-dir and --import:")
     status, lines = train(folder, "--resume")
     assert (status, len(lines)) == (2, 1)
     assert lines[0].startswith("error: there is no run to resume below runs/")

@@ -14,9 +14,18 @@ from snn_rl.core import execute, operations
 from snn_rl.core.graph import check, ranges, read_operation
 from snn_rl.core.operations import OPERATIONS, Operation
 from snn_rl.errors import SnnRlError
+from snn_rl.exchange import nir_files, one_frame
 
 OF_THE_NETWORK = (operations.Input, operations.LIF, operations.AdaptiveLIF)
 """What needs state, time or pixels is run by the network itself."""
+NOT_IN_NIR = (
+    operations.Input,  # written by itself
+    operations.Add,  # edges
+    operations.Dropout,
+    operations.ReLU,  # refused, and with it every ANN
+    operations.BatchNorm,
+    operations.MaxPool2d,
+)
 PAIRS = st.tuples(st.integers(1, 3), st.integers(1, 3))
 
 
@@ -24,6 +33,19 @@ PAIRS = st.tuples(st.integers(1, 3), st.integers(1, 3))
 def test_torch_runs_every_operation(operation: type[Operation]) -> None:
     refuses = execute.run.dispatch(Operation)
     assert (execute.run.dispatch(operation) is refuses) == (operation in OF_THE_NETWORK)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.kind)
+def test_onnx_and_torch_export_write_every_operation(operation: type[Operation]) -> None:
+    refuses = one_frame.evaluate.dispatch(Operation)
+    assert (one_frame.evaluate.dispatch(operation) is refuses) == (operation in OF_THE_NETWORK)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.kind)
+def test_nir_writes_an_operation_or_refuses_it(operation: type[Operation]) -> None:
+    refuses = nir_files.counterpart.dispatch(Operation)
+    refused = operation in NOT_IN_NIR
+    assert refused == (nir_files.counterpart.dispatch(operation) is refuses)
 
 
 def test_kinds_are_unique() -> None:

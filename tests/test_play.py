@@ -27,8 +27,9 @@ from untrained import untrained_agent, untrained_ann
 
 from snn_rl import cli
 from snn_rl.agents.agent import Agent
-from snn_rl.agents.evaluation import STANDARD, Conditions, evaluate, evaluation_seeds
+from snn_rl.agents.evaluation import STANDARD, Conditions, evaluate
 from snn_rl.agents.loading import load_agent
+from snn_rl.agents.seeds import evaluation_seeds
 from snn_rl.agents.show.canvas import BACKGROUND, REST, Box, Canvas
 from snn_rl.agents.show.drawing import SIZE, draw
 from snn_rl.agents.show.game import LayerActivity, Moment, Player, Show

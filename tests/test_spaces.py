@@ -27,7 +27,7 @@ def test_supported_spaces() -> None:
         ("CartPol-v1", r"'CartPol-v1': did you mean 'CartPole-v1'\?"),
         ("PongNoFrameskp-v4", r"did you mean 'PongNoFrameskip-v4'\?"),
         ("qqqqqqqq", "import the package that registers it"),
-        ("no_such_module:Thing-v0", "No module named 'no_such_module'"),
+        ("no_such_module:Thing-v0", "--import no_such_module"),
         ("Pendulum-v1", "'Pendulum-v1' has the action space Box.*only Discrete actions"),
         ("FrozenLake-v1", r"'FrozenLake-v1' has the observation space Discrete\(16\), but only"),
         ("Blackjack-v1", "has the observation space Tuple.*1-D float boxes and 2-D or 3-D uint8"),

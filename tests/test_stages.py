@@ -15,9 +15,10 @@ import snn_rl
 from snn_rl.agents.config import TrainConfig
 from snn_rl.agents.dqn.stage import Result, StageTrainer
 from snn_rl.agents.dqn.validation import Task, Validator
-from snn_rl.agents.evaluation import evaluate, validation_seeds
+from snn_rl.agents.evaluation import evaluate
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.qnetwork import mlp
+from snn_rl.agents.seeds import validation_seeds
 from snn_rl.conversion.tracing import trace
 from snn_rl.core.grid import snap
 from snn_rl.envs import check_spaces

@@ -13,18 +13,16 @@ from numpy.typing import NDArray
 
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.distinct import Course, count_distinct
-from snn_rl.agents.evaluation import (
-    EVALUATION_SEEDS,
-    SEEDS_PER_RUN,
-    Conditions,
-    evaluate,
-    evaluate_agent,
-    evaluation_seeds,
-    validation_seeds,
-)
+from snn_rl.agents.evaluation import Conditions, evaluate, evaluate_agent
 from snn_rl.agents.loading import load_agent
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.qnetwork import mlp
+from snn_rl.agents.seeds import (
+    EVALUATION_SEEDS,
+    SEEDS_PER_RUN,
+    evaluation_seeds,
+    validation_seeds,
+)
 from snn_rl.conversion.tracing import trace
 from snn_rl.envs import (
     UnsupportedEnvironment,

@@ -102,6 +102,15 @@ SUPPORTED: dict[str, tuple[tuple[int, ...], Callable[[], nn.Module]]] = {
             c=nn.Linear(6, 3),
         ),
     ),
+    "factor on one of two uses of the input": (
+        FEATURES,
+        lambda: Made(
+            lambda m, x: m.c((m.a(x / 2) + m.b(x)).relu()),
+            a=nn.Linear(6, 8),
+            b=nn.Linear(6, 8),
+            c=nn.Linear(8, 3),
+        ),
+    ),
     "factor on the input": (
         FEATURES,
         lambda: Made(
@@ -212,12 +221,17 @@ def inside(forward: Callable[[Tensor], Tensor]) -> Callable[[], nn.Module]:
     )
 
 
-def images(*layers: nn.Module) -> Callable[[], nn.Module]:
-    return lambda: nn.Sequential(conv(), nn.ReLU(), *layers, nn.Flatten(), nn.Linear(48, 3))
+def inside_image(forward: Callable[[Tensor], Tensor]) -> Callable[[], nn.Module]:
+    """The function after a convolution."""
+    return lambda: Made(lambda m, x: m.b(forward(m.a(x)).relu()), a=conv(), b=conv(1))
+
+
+def images(*layers: nn.Module, size: int = 48) -> Callable[[], nn.Module]:
+    return lambda: nn.Sequential(conv(), nn.ReLU(), *layers, nn.Flatten(), nn.Linear(size, 3))
 
 
 REFUSED: dict[str, tuple[tuple[int, ...], Callable[[], nn.Module]]] = {
-    r"'2' \(MaxPool2d with dilation": (IMAGE, images(nn.MaxPool2d(2, dilation=2))),
+    r"'2' \(MaxPool2d with dilation": (IMAGE, images(nn.MaxPool2d(2, dilation=2), size=27)),
     "pooling with padding": (
         IMAGE,
         lambda: Made(lambda m, x: functional.max_pool2d(m.a(x).relu(), 2, padding=1), a=conv()),
@@ -231,23 +245,39 @@ REFUSED: dict[str, tuple[tuple[int, ...], Callable[[], nn.Module]]] = {
     "data-dependent branch": (FEATURES, inside(lambda x: x if x.sum() > 0 else -x)),
     "more than one input": (FEATURES, two_inputs),
     "'offset' is used as a bare parameter": (FEATURES, bare_parameter),
-    "multiplication or division inside": (FEATURES, inside(lambda x: x * 2)),
-    "with a constant": (FEATURES, inside(lambda x: x + 1)),
+    "mul of two layers": (FEATURES, inside(lambda x: x * x.relu())),
+    "pow": (FEATURES, inside(lambda x: x**2)),
+    "mul, which is no constant factor": (FEATURES, inside(lambda x: x * x)),
+    "is not linear": (
+        FEATURES,
+        lambda: Made(lambda m, x: (y := m.a(x.relu())) * y, a=nn.Linear(6, 3)),
+    ),
+    "mixes the samples of a batch": (
+        FEATURES,
+        lambda: Made(lambda m, x: (y := m.a(x.relu())) - y.mean(), a=nn.Linear(6, 3)),
+    ),
+    r"a mean from \(3, 8, 8\)": (IMAGE, inside_image(lambda x: x.mean(1, keepdim=True))),
+    r"to \(3, 3, 3\)": (
+        IMAGE,
+        images(nn.AdaptiveAvgPool2d(3), size=27),
+    ),
+    "a shift before padding": (
+        IMAGE,
+        lambda: Made(lambda m, x: m.a(x - 0.5).relu(), a=conv()),
+    ),
+    "has no layer that can take": (FEATURES, inside(lambda x: (x.relu() + 1) + x)),
+    "must directly precede a Conv2d": (IMAGE, images(nn.ZeroPad2d(1), size=300)),
     "addition with a factor": (FEATURES, inside(lambda x: torch.add(x, x, alpha=2))),
-    "padding or ceil_mode": (IMAGE, images(nn.AvgPool2d(2, padding=1, stride=2))),
+    "padding or ceil_mode": (IMAGE, images(nn.AvgPool2d(2, padding=1, stride=2), size=75)),
     "divisor_override": (IMAGE, images(nn.AvgPool2d(2, divisor_override=1))),
     "circular padding": (
         IMAGE,
         lambda: nn.Sequential(nn.Conv2d(2, 3, 3, padding_mode="circular"), nn.ReLU()),
     ),
-    "Flatten that keeps axes": (IMAGE, images(nn.Flatten(2))),
+    "reshape that keeps axes": (IMAGE, images(nn.Flatten(2), size=192)),
     "must return one tensor": (
         FEATURES,
         lambda: Made(lambda m, x: (m.a(x), x), a=nn.Linear(6, 3)),  # type: ignore[arg-type,return-value]
-    ),
-    "one of several uses of the input": (
-        FEATURES,
-        lambda: Made(lambda m, x: m.a(x / 2) + m.b(x), a=nn.Linear(6, 3), b=nn.Linear(6, 3)),
     ),
     "unusual parameters": (
         FEATURES,

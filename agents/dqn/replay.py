@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,6 +17,7 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 
 from snn_rl.core.state import filled, leaves, mapped
+from snn_rl.errors import CheckpointError
 
 SPARE = 1 << 20
 """Values of each environment's frames that are kept for a resume at least."""
@@ -79,7 +81,7 @@ class SegmentReplay:
         every: rows from one stored state to the next; drawn segments start there. 0 for none.
 
     Raises:
-        OSError: the disk is full.
+        OSError: the disk is full, or a file is a link.
     """
 
     def __init__(
@@ -108,12 +110,17 @@ class SegmentReplay:
         self.terminated = self._array("terminated", shape, np.bool_)
         self.truncated = self._array("truncated", shape, np.bool_)
         self.teacher_q = self._array("teacher_q", (*shape, teacher_actions), np.float32)
+        self._rows = (
+            *(self.frames, self.start, self.last, self.action, self.reward),
+            *(self.terminated, self.truncated, self.teacher_q),
+        )
         # Those of the ring's rows outlive these rows.
         self.states = tuple(
             self._array(f"state{number}", (num_envs, self.slots, *array.shape[1:]), array.dtype)
             for number, array in enumerate(_arrays(state) if every else ())
         )
         self._like = state
+        self.sums = self._array("sums", (1, self.ring), np.uint32) if files else None
 
     def _array(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         size = math.prod(shape) * np.dtype(dtype).itemsize
@@ -121,12 +128,17 @@ class SegmentReplay:
             return np.zeros(shape, dtype)
         self.files.mkdir(parents=True, exist_ok=True)
         path = self.files / name
-        with path.open("ab") as file:
+        # What a link leads to is another's, and must not be written.
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        file = os.open(path, flags, 0o666)
+        try:
             # A full disk must show here, not as a crash when a page is written.
             if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, size)
+                os.posix_fallocate(file, 0, size)
             else:
-                file.truncate(size)
+                os.truncate(file, size)
+        finally:
+            os.close(file)
         # A plain array over the mapping: np.memmap's own indexing is slow.
         return np.asarray(np.memmap(path, dtype, "r+", shape=shape))
 
@@ -166,7 +178,43 @@ class SegmentReplay:
         if expected:
             for array, value in zip(self.states, _arrays(step.state), strict=True):
                 array[:, self.written // self.every % self.slots] = value
+        if self.sums is not None:
+            self.sums[0, row] = self._sum(self.written)
         self.written += 1
+
+    def check(self) -> None:
+        """Compare the rows that segments are drawn from with the sums written beside them.
+
+        Raises:
+            CheckpointError: files are missing, truncated or damaged.
+        """
+        for row in range(self.written - len(self), self.written):
+            if self.sums is not None and self.sums[0, row % self.ring] != self._sum(row):
+                assert self.files is not None
+                raise CheckpointError(
+                    f"{self.files} is damaged: remove {self.files.parent} to train its stage from "
+                    "the start"
+                )
+
+    def cut(self) -> None:
+        """End all episodes at the newest row: nothing that follows it belongs to it."""
+        ends = [row for row in (self.written - 2, self.written - 1) if row >= 0]
+        for row in ends:
+            self.truncated[:, row % self.ring] |= row < self.written - 1
+            self.last[:, row % self.ring] |= row == self.written - 1
+            if self.sums is not None:
+                self.sums[0, row % self.ring] = self._sum(row)
+
+    def _sum(self, row: int) -> int:
+        """CRC-32 of a row, counted from the very first one, and of the state that starts there."""
+        at = row % self.ring
+        parts = [array[:, at] for array in self._rows]
+        if self.every and row % self.every == 0:
+            parts += [array[:, row // self.every % self.slots] for array in self.states]
+        found = 0
+        for part in parts:
+            found = zlib.crc32(np.ascontiguousarray(part).data, found)
+        return found
 
     def sample(
         self, generator: np.random.Generator, batch: int, length: int, burn_in: int = 0

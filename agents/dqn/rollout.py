@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,8 +15,10 @@ from snn_rl.agents.config import LearnerConfig
 from snn_rl.agents.dqn.replay import Step
 from snn_rl.agents.policy import Policy
 from snn_rl.core.state import filled, leaves
-from snn_rl.envs import UNBLANKED, restore, snapshot
+from snn_rl.envs import UNBLANKED, NotRepeatable, restore, snapshot
 from snn_rl.envs.observation import ObservationPipeline
+
+log = logging.getLogger(__name__)
 
 _COUNTS = ("start", "last", "returns", "lengths")
 
@@ -107,15 +110,25 @@ class Rollout:
             **{name: getattr(self, name) for name in _COUNTS},
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Return to a state that `state_dict` gave; replays the unfinished episodes."""
-        observation, self.info = restore(self.vector, state["environments"])
+    def load_state_dict(self, state: dict[str, Any]) -> bool:
+        """Return to a state that `state_dict` gave; replays the unfinished episodes.
+
+        False where the environment does not repeat: then all episodes have begun anew.
+        """
+        self.taken = state["taken"]
+        try:
+            observation, self.info = restore(self.vector, state["environments"])
+        except NotRepeatable as error:
+            log.warning("%s: %s; its episodes begin anew, so not bit for bit", self.env_id, error)
+            observation, self.info = self.vector.reset()
+            self.frame = self.pipeline.encode(observation)
+            return False
         self.frame = self.pipeline.encode(observation)
         self.state = restored(self.state, state["state"])
         self.teacher_state = restored(self.teacher_state, state["teacher_state"])
-        self.taken = state["taken"]
         for name in _COUNTS:
             setattr(self, name, state[name].numpy())
+        return True
 
     def collect(
         self, store: StepStore, frames: int, exploration: Exploration

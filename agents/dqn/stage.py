@@ -24,7 +24,7 @@ from snn_rl.agents.monitor import Monitor, Progress
 from snn_rl.agents.policy import Policy
 from snn_rl.core.network import Network
 from snn_rl.core.state import leaves
-from snn_rl.errors import SnnRlError
+from snn_rl.errors import CheckpointError, SnnRlError
 from snn_rl.runs.resume import Saver
 
 log = logging.getLogger(__name__)
@@ -114,6 +114,7 @@ class StageTrainer:
         Raises:
             FloatingPointError: the gradients are not finite.
             OSError: the state cannot be saved.
+            CheckpointError: the saved state is damaged or another network's.
         """
         task, config = self.task, self.config
         vector = task.conditions.make_vector(task.env_id, config.num_envs, self.stage_seed)
@@ -178,8 +179,17 @@ class StageTrainer:
         state = self.saver.load() if self.saver else None
         if state is None or state["stage"] != self.name:
             return
-        self.load_state_dict(state)
-        rollout.load_state_dict(state["rollout"])
+        try:
+            self.load_state_dict(state)
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
+            reason = " ".join(str(error).split())[:120]
+            raise CheckpointError(
+                f"the saved state of stage {self.name} does not fit its network: a run with a "
+                f"network of your own goes on with the same q_network ({reason})"
+            ) from error
+        self.replay.check()
+        if not rollout.load_state_dict(state["rollout"]):
+            self.replay.cut()
         log.info("stage %s goes on after %d steps", self.name, self.steps)
         if self.steps != self.validated_at:
             self._validate_if_due()

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from snn_rl.agents.config import ValidationConfig
-from snn_rl.agents.evaluation import STANDARD, Conditions, Evaluation, evaluate, validation_seeds
+from snn_rl.agents.evaluation import STANDARD, Conditions, Evaluation, evaluate
 from snn_rl.agents.policy import Policy
+from snn_rl.agents.seeds import validation_seeds
 from snn_rl.core.grid import snap
 from snn_rl.core.network import Network
 from snn_rl.envs.observation import ObservationPipeline

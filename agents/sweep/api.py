@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,10 @@ from snn_rl.agents.sweep.manifest import (
 )
 from snn_rl.agents.sweep.ray_cluster import RayWorkers
 from snn_rl.agents.sweep.scheduler import Course, run_cells
+from snn_rl.envs import split_id
 from snn_rl.errors import SnnRlError
 from snn_rl.runs.monitor import StopFlag
-from snn_rl.runs.owner import make_folder, own
+from snn_rl.runs.owner import make_folder, own, remove_if_empty
 
 Show = Callable[[Course], None]
 
@@ -60,6 +61,7 @@ def sweep(
     workers: int | None = None,
     ray: str | None = None,
     resume: bool = False,
+    imports: Sequence[str] = (),
 ) -> SweepResult:
     """Train one run for each combination of the grid's values with each seed.
 
@@ -77,6 +79,8 @@ def sweep(
         ray: address of a Ray cluster to train on, "auto" for the one that runs here; all of its
             nodes must see `out`.
         resume: go on with the sweep in `out` (by default the newest), failed cells included.
+        imports: modules that register environments; the one of a `module:id` need not be named,
+            except with `resume`, where it would be read from a file.
 
     Raises:
         SnnRlError: bad settings, no such cluster, or a folder that already holds something else.
@@ -88,11 +92,13 @@ def sweep(
         work = sweep_to_resume(Path(out) if out else None)
     else:
         settings = {"env": config} if isinstance(config, str) else dict(config or {})
+        module = split_id(str(settings.get("env", "")))[0]
+        imports = [*imports, module] if module else imports
         chosen = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
         work = new_sweep(
             with_preset(settings, preset), chosen, grid or {}, out, "snn_rl.sweep(...)"
         )
-    return run_sweep(work, workers=workers, ray=ray)
+    return run_sweep(work, workers=workers, ray=ray, imports=imports)
 
 
 def new_sweep(
@@ -102,11 +108,11 @@ def new_sweep(
     out: str | Path | None,
     command: str,
 ) -> Sweep:
-    """A fresh sweep, its manifest and its runs' configurations written.
+    """A fresh sweep, which `run_sweep` writes before it begins.
 
     Raises:
         SnnRlError: bad settings, or the folder holds a sweep already.
-        OSError: it cannot be written.
+        OSError: its folder cannot be made.
     """
     if "env" not in settings:
         raise SnnRlError("no environment is named: set env (--env), e.g. CartPole-v1")
@@ -116,7 +122,6 @@ def new_sweep(
         work = replace(work, folder=folder.absolute())
     elif is_sweep(work.folder) or any(work.folder.glob("config.yaml")):
         raise SnnRlError(f"{out} already holds a sweep or a run: choose another --out, or --resume")
-    work.write()
     return work
 
 
@@ -138,12 +143,14 @@ def run_sweep(
     ray: str | None = None,
     show: Show = lambda _: None,
     only: Sequence[Cell] | None = None,
+    imports: Sequence[str] = (),
 ) -> SweepResult:
-    """Train the cells of a written sweep that are not finished yet.
+    """Write the sweep and train its cells that are not finished yet.
 
     Args:
         show: is called with the cells' states again and again.
         only: these cells, by default all.
+        imports: modules that register environments.
 
     Raises:
         SnnRlError: see `sweep`.
@@ -152,10 +159,11 @@ def run_sweep(
     began = time.monotonic()
     with (
         StopFlag().on_signals() as stop,
+        _made(sweep.folder),
+        _workers(sweep, workers, ray, imports) as crew,
         own(sweep.folder),
-        _workers(sweep, workers, ray) as crew,
     ):
-        sweep.write()  # configurations that a kill of its first start left out
+        sweep.write()
         course = run_cells(sweep, crew, lambda: stop.raised, show, only)
     if stop.raised and (course.named("stopped") or course.named("waiting")):
         raise Interrupted(", ".join(course.named("stopped")) or "none")
@@ -164,17 +172,28 @@ def run_sweep(
     return SweepResult(sweep.folder, runs, course.reasons, course.restarts, seconds)
 
 
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """The folder, of which nothing is left if the sweep is refused before it is written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        remove_if_empty(folder)
+        raise
+
+
 def _workers(
-    sweep: Sweep, count: int | None, ray: str | None
+    sweep: Sweep, count: int | None, ray: str | None, imports: Sequence[str]
 ) -> AbstractContextManager[LocalWorkers | RayWorkers]:
     if count is not None and count < 1:
         raise SnnRlError(f"{count} workers cannot train anything: set --workers to 1 at least")
     if ray is not None:
-        return RayWorkers(ray, sweep.folder, count)
+        return RayWorkers(ray, sweep.folder, count, imports)
     if count is None:
         threads = max(cell.config.threads for cell in sweep.cells)
         count = max(1, cores() // threads)
-    return LocalWorkers(count)
+    return LocalWorkers(count, imports)
 
 
 def cores() -> int:

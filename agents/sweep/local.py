@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,12 +20,12 @@ _THREADS = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBL
 class LocalWorkers:
     """At most `count` processes; use as a context, which asks all that are left to save and end.
 
-    Each has its messages in worker.log of its run, and a group of its own, so that Ctrl-C in a
-    terminal reaches the sweep alone.
+    They import `modules` first, which register environments. Each has its messages in worker.log
+    of its run, and a group of its own, so that Ctrl-C in a terminal reaches the sweep alone.
     """
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def __init__(self, count: int, modules: Sequence[str] = ()) -> None:
+        self.count, self.modules = count, modules
         self.processes: dict[Path, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> LocalWorkers:
@@ -44,7 +45,7 @@ class LocalWorkers:
         folder = folder.absolute()
         with (folder / LOG).open("ab") as log:
             self.processes[folder] = subprocess.Popen(
-                [sys.executable, "-m", "snn_rl.agents.sweep.worker", str(folder)],
+                [sys.executable, "-m", "snn_rl.agents.sweep.worker", str(folder), *self.modules],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,

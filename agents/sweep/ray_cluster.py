@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from typing import Any
 import snn_rl
 from snn_rl.agents.config import make_config
 from snn_rl.agents.run import CONFIG
-from snn_rl.agents.sweep.manifest import MANIFEST
 from snn_rl.agents.sweep.scheduler import Ending
 from snn_rl.errors import SnnRlError
 from snn_rl.support.settings import read_yaml
@@ -34,14 +34,17 @@ class RayWorkers:
         address: HOST:PORT of the cluster's head, "auto" for the one that runs here, or ray://….
         sweep: the sweep's folder, which all nodes must see under the same path.
         count: at most so many at once; None leaves it to the cluster.
+        modules: register environments; the tasks import them first.
 
     Raises:
         SnnRlError: Ray is missing, nothing answers at the address, or a node lacks snn-rl or the
             folder.
     """
 
-    def __init__(self, address: str, sweep: Path, count: int | None = None) -> None:
-        self.folder, self.count = sweep.absolute(), count
+    def __init__(
+        self, address: str, sweep: Path, count: int | None = None, modules: Sequence[str] = ()
+    ) -> None:
+        self.folder, self.count, self.modules = sweep.absolute(), count, list(modules)
         self.ray = _connect(address)
         self.tasks: dict[Any, Path] = {}
         try:
@@ -49,16 +52,15 @@ class RayWorkers:
         except BaseException:
             self.ray.shutdown()
             raise
-        (self.folder / STOP).unlink(missing_ok=True)
 
     def __enter__(self) -> RayWorkers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
         if self.tasks:
+            self.stop()
             self.ray.wait(list(self.tasks), num_returns=len(self.tasks))
-        (self.folder / STOP).unlink(missing_ok=True)
+            (self.folder / STOP).unlink(missing_ok=True)
         self.ray.shutdown()
 
     def free(self) -> bool:
@@ -67,11 +69,13 @@ class RayWorkers:
 
     def start(self, folder: Path) -> None:
         """Hand the cluster a task that trains the run in `folder`."""
+        (self.folder / STOP).unlink(missing_ok=True)  # of a sweep that was killed while stopping
         config = make_config(read_yaml(folder / CONFIG), str(folder / CONFIG))
         needs = {"num_cpus": config.threads, "num_gpus": int(config.device == "cuda")}
         # The scheduler starts it again, so that both kinds of workers are treated alike.
         task = self.ray.remote(max_retries=0, scheduling_strategy="SPREAD", **needs)(_task())
-        self.tasks[task.remote(str(folder.absolute()), snn_rl.__version__, STOP)] = folder
+        given = (str(folder.absolute()), snn_rl.__version__, STOP, self.modules)
+        self.tasks[task.remote(*given)] = folder
 
     def ended(self) -> list[tuple[Path, Ending]]:
         """Those whose task has an end."""
@@ -104,8 +108,7 @@ class RayWorkers:
             if node["Alive"] and node["Resources"].get("CPU"):
                 there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
                 probe = self.ray.remote(num_cpus=0, scheduling_strategy=there)(_probe())
-                manifest = str(self.folder / MANIFEST)
-                asked[node["NodeManagerAddress"]] = probe.remote(manifest)
+                asked[node["NodeManagerAddress"]] = probe.remote(str(self.folder))
         if not asked:
             raise SnnRlError("the Ray cluster has no node with a processor: add one by ray start")
         for name, answer in asked.items():
@@ -155,20 +158,20 @@ def _first_line(error: BaseException) -> str:
 
 
 def _probe() -> Any:
-    def probe(manifest: str) -> tuple[str, bool]:
+    def probe(folder: str) -> tuple[str, bool]:
         import os
 
         try:
             import snn_rl
         except ImportError:
             return "", False
-        return snn_rl.__version__, os.path.exists(manifest)
+        return snn_rl.__version__, os.path.isdir(folder)
 
     return probe
 
 
 def _task() -> Any:
-    def train(folder: str, release: str, stop: str) -> tuple[str, str]:
+    def train(folder: str, release: str, stop: str, modules: list[str]) -> tuple[str, str]:
         import platform
         from pathlib import Path
 
@@ -184,7 +187,7 @@ def _task() -> Any:
             return "failed", f"{found}: install {release} there"
         sweep = next(p for p in Path(folder).parents if (p / MANIFEST).exists())
         try:
-            train_cell(Path(folder), (sweep / stop).exists)
+            train_cell(Path(folder), (sweep / stop).exists, modules)
         except Interrupted:
             return "stopped", ""
         except snn_rl.SnnRlError as error:

@@ -1,7 +1,8 @@
 """Trains one cell, wherever it stands: the same function in a process here and in a Ray task.
 
-As a program, `python -m snn_rl.agents.sweep.worker RUN_FOLDER`, it goes on until its standard input
-is closed: whoever started it asks it to save and end in this way, by intent or by dying.
+As a program, `python -m snn_rl.agents.sweep.worker RUN_FOLDER [MODULE ...]`, it goes on until its
+standard input is closed: whoever started it asks it to save and end in this way, by intent or by
+dying.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from snn_rl.agents.agent import Agent
@@ -19,6 +20,7 @@ from snn_rl.agents.evaluation import Evaluation
 from snn_rl.agents.monitor import Monitor, Progress, file_monitor
 from snn_rl.agents.results import is_finished, unfinished
 from snn_rl.agents.run import Interrupted, Run
+from snn_rl.envs import import_environments
 from snn_rl.errors import SnnRlError
 from snn_rl.runs.monitor import MonitorGroup, StopFlag
 from snn_rl.runs.owner import InUse
@@ -51,7 +53,7 @@ class StopWhen:
         return self.stop
 
 
-def train_cell(folder: Path, asked: Callable[[], bool]) -> None:
+def train_cell(folder: Path, asked: Callable[[], bool], modules: Sequence[str] = ()) -> None:
     """Train the run in `folder` from where it was saved last; nothing if it is finished.
 
     Signals that end a process (SIGINT, SIGTERM) let it save first.
@@ -59,12 +61,15 @@ def train_cell(folder: Path, asked: Callable[[], bool]) -> None:
     Args:
         folder: holds the run's configuration, at least.
         asked: whether to save and end now.
+        modules: register environments, and are imported first.
 
     Raises:
         Interrupted: it was stopped; what was reached is saved.
         SnnRlError: bad settings, or another process keeps the folder.
     """
     keep_freed_memory()
+    for module in modules:
+        import_environments(module)
     stop = StopFlag()
     files = file_monitor(folder)
     monitor: Monitor = MonitorGroup([files, StopWhen(asked)], stop)
@@ -101,7 +106,7 @@ def main() -> int:
 
     threading.Thread(target=watch, daemon=True).start()
     try:
-        train_cell(Path(sys.argv[1]), closed.is_set)
+        train_cell(Path(sys.argv[1]), closed.is_set, sys.argv[2:])
     except Interrupted:
         return STOPPED
     except SnnRlError as error:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from snn_rl.commands.imports import ImportOption, import_typed
 from snn_rl.commands.output import INTERRUPTED, FigureOption, say, show, show_energy, show_json
 from snn_rl.errors import SnnRlError
 
@@ -54,6 +55,7 @@ def evaluate(
     record: Annotated[
         bool, typer.Option("--record", help="Store the scores in the agents' cards.")
     ] = False,
+    import_: ImportOption = None,
 ) -> None:
     """Play full greedy games on seeds that training never saw; every stage of a run."""
     from snn_rl.agents.evaluation import Conditions, evaluate_agent
@@ -67,6 +69,7 @@ def evaluate(
     games = _games(trials)
     if games == "all" and seed:
         raise SnnRlError("--trials all plays every start there is: leave out --seed")
+    import_typed(import_)
     run, agents = _find(agent, engine)
     rows = []
     for name, loaded in agents.items():
@@ -107,15 +110,18 @@ def play(
     no_carry: NoCarry = False,
     sticky: Sticky = None,
     flicker: Flicker = 0.0,
+    import_: ImportOption = None,
     engine: Engine = "auto",
 ) -> None:
     """Watch an agent play and its neurons spike, in a window or as a video."""
-    from snn_rl.agents.evaluation import Conditions, evaluation_seeds
+    from snn_rl.agents.evaluation import Conditions
+    from snn_rl.agents.seeds import evaluation_seeds
     from snn_rl.agents.show.drawing import SIZE, draw
     from snn_rl.agents.show.game import Show
     from snn_rl.agents.show.outputs import open_screen
     from snn_rl.runs.monitor import StopFlag
 
+    import_typed(import_)
     name, loaded = list(_find(agent, engine)[1].items())[-1]
     player = _as_asked(loaded, timesteps, no_carry)
     seeds = evaluation_seeds(0, seed + episodes)[seed:]
@@ -165,10 +171,12 @@ def energy(
     trials: Annotated[int, typer.Option(min=1, help="Games to measure spike rates on.")] = 5,
     figure: FigureOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON list on stdout.")] = False,
+    import_: ImportOption = None,
 ) -> None:
     """Operations, memory traffic and energy per frame, at the spike rates of real play."""
     from snn_rl.agents.energy import measure_energies
 
+    import_typed(import_)
     _, agents = _find(agent)
     reports = measure_energies(agents, trials)
     if as_json:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from snn_rl.commands.imports import import_typed
 from snn_rl.commands.output import show, show_json
 
 app = typer.Typer(help="Measure speed on this machine.", no_args_is_help=True)
@@ -46,10 +47,11 @@ def train(
     from snn_rl.agents.bench.throughput import training_throughput
     from snn_rl.agents.config import make_config, with_preset
     from snn_rl.support.console import throughput_table
-    from snn_rl.support.settings import merge, parse_overrides
+    from snn_rl.support.settings import override
 
-    options = merge({"env": env, "device": device}, parse_overrides(set_ or []))
-    config = make_config(with_preset(options))
+    options = override({"env": env, "device": device}, set_ or [])
+    import_typed(None, str(options["env"]))
+    config = make_config(override(with_preset(options), set_ or []))
     rows = training_throughput(config, stack=stack, seconds=seconds, repeats=repeats)
     if as_json:
         show_json(rows)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from snn_rl.commands.imports import ImportOption, import_options, import_typed
 from snn_rl.commands.output import FAILURE, INTERRUPTED, say, screen, show_json
 from snn_rl.commands.training import reproducing
 from snn_rl.errors import SnnRlError
@@ -48,6 +50,7 @@ def sweep(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the sweep in --out [newest sweep].")
     ] = False,
+    import_: ImportOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="The outcome as JSON on stdout.")] = False,
 ) -> None:
     """Train many runs of one environment: over seeds and settings, here or on a Ray cluster."""
@@ -56,12 +59,14 @@ def sweep(
     if resume:
         if env or grid or preset or config or set_ or seeds != "5":
             raise SnnRlError("--resume keeps the sweep's settings: give --out alone")
+        modules = import_typed(import_)
         work = sweep_to_resume(out)
     else:
+        modules = import_typed(import_, env)
         work = _new(env, seeds, grid or [], preset, config, set_ or [], out)
     say(f"sweep of {len(work.cells)} runs in {work.folder}")
-    result = _run(work, workers, ray)
-    _tell(result, as_json)
+    result = _run(work, workers, ray, modules)
+    _tell(result, as_json, modules)
 
 
 def _new(
@@ -87,22 +92,22 @@ def _new(
     return new_sweep(settings, parse_seeds(seeds), parse_grid(grid), out, command)
 
 
-def _run(work: Sweep, workers: int | None, ray: str | None) -> SweepResult:
+def _run(work: Sweep, workers: int | None, ray: str | None, modules: Sequence[str]) -> SweepResult:
     from snn_rl.agents.run import Interrupted
     from snn_rl.agents.sweep.api import run_sweep
     from snn_rl.agents.sweep.progress import SweepView
 
-    again = f"snn-rl sweep --resume --out {shlex.quote(str(work.folder))}"
+    again = _resuming(work.folder, modules)
     try:
         with SweepView(screen) as view:
-            return run_sweep(work, workers=workers, ray=ray, show=view)
+            return run_sweep(work, workers=workers, ray=ray, show=view, imports=modules)
     except (Interrupted, KeyboardInterrupt):
         say(f"stopped; all runs are saved in {work.folder}")
         say(f"go on with: {again}")
         raise typer.Exit(INTERRUPTED) from None
 
 
-def _tell(result: SweepResult, as_json: bool) -> None:
+def _tell(result: SweepResult, as_json: bool, modules: Sequence[str]) -> None:
     """Say what came of it; exit status 1 where a cell failed."""
     folder = shlex.quote(str(result.folder))
     for name, reason in result.failed.items():
@@ -113,6 +118,12 @@ def _tell(result: SweepResult, as_json: bool) -> None:
         runs = {name: str(run) for name, run in result.runs.items()}
         show_json({"folder": str(result.folder), "runs": runs, "failed": result.failed})
     if result.failed:
-        say(f"once the cause is removed, go on with: snn-rl sweep --resume --out {folder}")
+        say(f"once the cause is removed, go on with: {_resuming(result.folder, modules)}")
         raise typer.Exit(FAILURE)
-    say(f"done: snn-rl evaluate --agent {folder} && snn-rl report {folder}")
+    say(
+        f"done: snn-rl evaluate --agent {folder}{import_options(modules)} && snn-rl report {folder}"
+    )
+
+
+def _resuming(folder: Path, modules: Sequence[str]) -> str:
+    return f"snn-rl sweep --resume --out {shlex.quote(str(folder))}{import_options(modules)}"

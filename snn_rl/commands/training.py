@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from snn_rl.commands.imports import ImportOption, import_options, import_typed
 from snn_rl.commands.output import INTERRUPTED, say, screen
 from snn_rl.errors import SnnRlError
 
@@ -67,12 +69,14 @@ def train(
     run_dir: Annotated[Path | None, typer.Option(help="Run folder [runs/ENV/TIME].")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda [auto].")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of torch [1].")] = None,
+    import_: ImportOption = None,
 ) -> None:
     """Train an ANN, convert it to spikes, and reduce its timesteps stage by stage."""
-    from snn_rl.agents.config import make_config, with_preset
+    from snn_rl.agents.config import make_config
     from snn_rl.agents.results import run_folder, run_to_resume
+    from snn_rl.agents.sources import imported_settings, settings_for
     from snn_rl.runs.owner import remove_if_empty
-    from snn_rl.support.settings import merge, parse_overrides, read_yaml
+    from snn_rl.support.settings import override, read_yaml
 
     given: dict[str, Any] = {
         "env": env,
@@ -91,38 +95,48 @@ def train(
     }
     options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if steps is not None:
-        options |= {stage: {"steps": steps} for stage in ("privileged", "ann", "spiking")}
+        stages = ["privileged", "spiking"]
+        if not imported_settings(start):  # which is taken as it is
+            stages.append("ann")
+        options |= {stage: {"steps": steps} for stage in stages}
         options["spiking"]["steps_at"] = None
     if resume:
         if options or config or set_ or preset:
-            raise SnnRlError("--resume takes no options but --run-dir: the run keeps its settings")
+            raise SnnRlError(
+                "--resume takes no options but --run-dir and --import: the run keeps its settings"
+            )
+        modules = import_typed(import_)
         folder, settings, command = run_to_resume(run_dir)
     elif config and preset:
         raise SnnRlError("--config and --preset are two sets of settings: leave one out")
     else:
-        options = merge(options, parse_overrides(set_ or []))
-        settings = make_config(
-            merge(read_yaml(config), options) if config else with_preset(options, preset)
-        )
+        changes = set_ or []
+        options = override(options, changes)
+        modules = import_typed(import_, str(options.get("env", "")))
+        base = settings_for(options, preset, read_yaml(config) if config else None)
+        settings = make_config(override(base, changes))
         folder, command = run_folder(run_dir, settings.env), reproducing(sys.argv[1:])
     try:
-        _train(settings, folder, command, fresh=not resume)
+        _train(settings, folder, command, modules, fresh=not resume)
     finally:
         if run_dir is None:
             remove_if_empty(folder)
 
 
-def _train(settings: TrainConfig, folder: Path, command: str, *, fresh: bool) -> None:
+def _train(
+    settings: TrainConfig, folder: Path, command: str, modules: Sequence[str], *, fresh: bool
+) -> None:
     """Train and show progress; signals end it cleanly."""
     from snn_rl.agents.monitor import Monitor, file_monitor
     from snn_rl.agents.run import Interrupted, Run
+    from snn_rl.envs import UnsupportedEnvironment
     from snn_rl.runs.monitor import MonitorGroup, StopFlag
     from snn_rl.runs.resume import RESUME, STATE
     from snn_rl.support.allocator import keep_freed_memory
     from snn_rl.support.console import ConsoleMonitor
 
     keep_freed_memory()
-    stop = StopFlag()
+    stop, go_on = StopFlag(), _resuming(folder, modules)
     files = file_monitor(folder)
     try:
         with stop.on_signals(), ConsoleMonitor(screen) as bars:
@@ -132,19 +146,22 @@ def _train(settings: TrainConfig, folder: Path, command: str, *, fresh: bool) ->
             run.train()
     except Interrupted as interrupted:
         say(f"stopped in stage {interrupted}; what was reached is saved in {folder}")
-        say(f"go on with: {_resuming(folder)}")
+        say(f"go on with: {go_on}")
         raise typer.Exit(INTERRUPTED) from None
+    except UnsupportedEnvironment:  # the same command would fail again
+        raise
     except Exception:
         if (folder / RESUME / STATE).exists():
-            say(f"training failed; once the cause is removed, go on with: {_resuming(folder)}")
+            say(f"training failed; once the cause is removed, go on with: {go_on}")
         raise
     finally:
         files.close()
-    say(f"done: snn-rl evaluate --agent {shlex.quote(str(folder))}")
+    say(f"done: snn-rl evaluate --agent {shlex.quote(str(folder))}{import_options(modules)}")
 
 
-def _resuming(folder: Path) -> str:
-    return f"snn-rl train --resume --run-dir {shlex.quote(str(folder))}"
+def _resuming(folder: Path, modules: Sequence[str]) -> str:
+    run = shlex.quote(str(folder))
+    return f"snn-rl train --resume --run-dir {run}{import_options(modules)}"
 
 
 def reproducing(arguments: list[str]) -> str:

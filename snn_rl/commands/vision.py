@@ -74,7 +74,7 @@ def train(
     Under torchrun its processes share every batch.
     """
     from snn_rl.runs.owner import make_folder, remove_if_empty
-    from snn_rl.support.settings import merge, parse_overrides, read_yaml, shipped, validate
+    from snn_rl.support.settings import merge, override, read_yaml, shipped, validate
     from snn_rl.vision.classifier import CONFIG
     from snn_rl.vision.config import VisionConfig
 
@@ -100,8 +100,8 @@ def train(
         base = shipped(f"vision/{names['dataset']}-{names['model']}") or names
     if run_dir is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise SnnRlError("under torchrun all processes need the same folder: name it by --run-dir")
-    changes = merge(options, parse_overrides(set_ or []))
-    settings = validate(VisionConfig, merge(base, changes), "configuration")
+    chosen = override(merge(base, options), set_ or [])
+    settings = validate(VisionConfig, chosen, "configuration")
     folder = run_dir or make_folder(RUNS / f"{settings.dataset}-{settings.model}")
     if not resume and (folder / CONFIG).exists():
         raise SnnRlError(f"{folder} already holds a run: add --resume or choose another --run-dir")

@@ -124,6 +124,12 @@ def convert(
     return spiking
 
 
+def check_convertible(ann: Network) -> None:
+    """Raise ConversionError, naming the layer, if `convert` could not convert `ann`."""
+    with torch.random.fork_rng(devices=[]):
+        _replace_activations(fold_batch_norm(ann), NeuronOptions())
+
+
 def _replace_activations(ann: Network, options: NeuronOptions) -> Network:
     """ReLU -> LIF, average-pool -> sum-pool, a scale wherever spikes enter an addition."""
     kind = KINDS[options.kind]

@@ -3,24 +3,45 @@
 from __future__ import annotations
 
 import copy
-import operator
+import math
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from snn_rl.core import operations
+from snn_rl.conversion.affine import Affine, fold_affine, probe
+from snn_rl.conversion.heads import Head, constant, find_head
+from snn_rl.conversion.layer_options import (
+    batch_norm,
+    clamps_at_zero,
+    convolution,
+    linear,
+    pooling_function,
+    pooling_layer,
+    refused,
+    window,
+)
+from snn_rl.conversion.padding import Pad, fold_padding
+from snn_rl.conversion.tracer import BATCH, compute, example, trace_with_example
 from snn_rl.core.execute import build
-from snn_rl.core.graph import Node, consumers
+from snn_rl.core.graph import Node
 from snn_rl.core.network import Network
-from snn_rl.core.operations import PIXEL_UNIT, AvgPool2d, MaxPool2d, Operation
+from snn_rl.core.operations import (
+    PIXEL_UNIT,
+    Add,
+    AvgPool2d,
+    Dropout,
+    Flatten,
+    Input,
+    Operation,
+    ReLU,
+)
 from snn_rl.errors import ConversionError
 
-_SUPPORTED = (
-    "ReLU, Linear, Conv2d, BatchNorm, AvgPool2d, MaxPool2d, Flatten, Dropout, Identity, residual "
-    "additions and a constant factor on the input"
-)
+_RESHAPES = frozenset(["flatten", "view", "reshape", "squeeze", "contiguous", "float", "to"])
+_CLAMPS = ("clamp", "clamp_", "clamp_min", "clamp_min_")
+_AFFINE = ("add", "radd", "sub", "rsub", "subtract", "mul", "multiply", "truediv", "div", "neg")
 
 
 def trace(
@@ -44,31 +65,27 @@ def trace(
     Raises:
         ConversionError: names the operation that has no spiking counterpart.
     """
-    try:
-        traced = fx.symbolic_trace(module)
-    except Exception as error:
-        raise ConversionError(
-            f"{type(module).__name__} cannot be traced ({error}): its forward must be a fixed "
-            "sequence of layers without data-dependent branches"
-        ) from error
-    reader = _Reader(traced, operations.Input(tuple(input_shape), pixels, stack, offset))
+    stacked = (stack * input_shape[0], *input_shape[1:])
+    traced = trace_with_example(module, stacked)
+    reader = _Reader(traced, Input(tuple(input_shape), pixels, stack, offset))
     for item in traced.graph.nodes:
         reader.read(item)
-    return reader.finish()
+    device = next((p.device for p in module.parameters()), None)
+    return reader.finish().to(device).train(module.training)
 
 
 class _Reader:
     """Reads torch.fx nodes in order and collects layer-graph nodes and their modules."""
 
-    def __init__(self, traced: fx.GraphModule, seen: operations.Input) -> None:
+    def __init__(self, traced: fx.GraphModule, seen: Input) -> None:
+        self.traced, self.seen = traced, seen
         self.modules = dict(traced.named_modules())
-        self.training = traced.training
         self.nodes: list[Node] = []
         self.layers: dict[str, nn.Module] = {}
         self.names: dict[fx.Node, str] = {}  # fx value -> node that produces it
+        self.shapes: dict[str, tuple[int, ...]] = {}  # of one sample, by node
+        self.head = find_head(traced)
         self.output = ""
-        self.input_factor = 1.0
-        self.seen = seen
 
     def read(self, item: fx.Node) -> None:
         """Read one fx node."""
@@ -76,46 +93,66 @@ class _Reader:
             if self.nodes:
                 raise ConversionError("the module takes more than one input")
             self._add(item, self.seen)
+            if self.seen.pixels:  # the module counts them in whole grey levels
+                whole = torch.ones(example(item).shape[1:], dtype=torch.float64, device="cpu")
+                self._affine(item, item, Affine(whole / PIXEL_UNIT, whole * 0))
         elif item.op == "output":
-            if not isinstance(item.args[0], fx.Node):
+            if not isinstance(item.args[0], fx.Node) or item.args[0] not in self.names:
                 raise ConversionError("the module must return one tensor")
             self.output = self.names[item.args[0]]
+        elif self.head is not None and (item in self.head.leaves or item in self.head.nodes):
+            if item is self.head.nodes[-1]:
+                self._end(item, self.head)
         elif item.op == "call_module":
             self._module(item, self.modules[str(item.target)])
         elif item.op in ("call_function", "call_method"):
             self._function(item)
-        else:
-            raise ConversionError(
-                f"'{item.target}' is used as a bare parameter; supported are {_SUPPORTED}"
-            )
 
     def finish(self) -> Network:
-        """The network, its input factor folded into the first layers, dead branches dropped."""
+        """The network; affine maps folded into its layers, dead branches dropped."""
         nodes: list[Node] = []
         needed = {self.output}
         for node in reversed(self.nodes):
             if node.name in needed:
                 nodes.insert(0, node)
                 needed.update(node.inputs)
-        factor = self.input_factor / (PIXEL_UNIT if self.seen.pixels else 1.0)
-        if factor != 1.0:
-            readers = consumers(nodes, nodes[0].name)
-            for node in _through_shapes(nodes, readers):
-                if not node.operation.weighted:
-                    raise ConversionError(
-                        f"'{node.name}' ({node.operation.kind}) reads the input directly; begin "
-                        "with a Linear or Conv2d layer"
-                    )
-                layer: Any = self.layers[node.name]
-                layer.weight.data.mul_(factor)
+        nodes = fold_affine(nodes, self.layers, self.shapes)
+        nodes = fold_padding(nodes, self.layers)
         network = Network(nodes)
         for name, layer in self.layers.items():
             if name in network.layers:
                 network.layers[name].load_state_dict(layer.state_dict())
-        device = next(
-            (p.device for layer in self.layers.values() for p in layer.parameters()), None
-        )
-        return network.to(device).train(self.training)
+        return network
+
+    def _end(self, item: fx.Node, head: Head) -> None:
+        """One linear layer per branch of a linear head, and the sum of the branches."""
+        by_source: dict[str, nn.Linear] = {}
+        for index, leaf in enumerate(head.leaves):
+            (source,) = _tensors(leaf, 1)
+            layer = head.layer(index, self._linear(leaf))
+            name = self.names[source]
+            if name in by_source:  # branches on the same features are one layer
+                layer.weight.data += by_source[name].weight.data
+                layer.bias.data += by_source[name].bias.data
+            by_source[name] = layer
+        names: list[str] = []
+        for source, layer in by_source.items():
+            names.append(self._place(f"{item.name}_{len(names)}" if names else item.name))
+            self._append(item, Node(names[-1], linear(layer), (source,)), layer)
+        before = names[0]
+        for number, name in enumerate(names[1:]):
+            total = Node(self._place(f"{item.name}_sum{number}"), Add(), (before, name))
+            self._append(item, total)
+            before = total.name
+
+    def _linear(self, leaf: fx.Node) -> nn.Linear:
+        layer = self.modules[str(leaf.target)]
+        assert isinstance(layer, nn.Linear)
+        return layer
+
+    def _affine(self, item: fx.Node, source: fx.Node, affine: Affine) -> None:
+        node = Node(self._place(f"{item.name}_affine"), affine, (self.names[source],))
+        self._append(item, node)
 
     def _add(
         self,
@@ -124,18 +161,33 @@ class _Reader:
         inputs: tuple[fx.Node, ...] = (),
         layer: nn.Module | None = None,
     ) -> None:
-        # A layer cannot be called like an attribute of ModuleDict, e.g. "values".
-        name = f"{item.name}_" if hasattr(nn.ModuleDict(), item.name) else item.name
-        name = "input" if operation is self.seen else name
+        name = "input" if operation is self.seen else self._place(item.name)
+        for source in inputs:
+            half = self.shapes[self.names[source]] != example(source).shape[1:]
+            if half and not isinstance(operation, Flatten):
+                raise refused(item, f"{item.name} of a half-squeezed image")
         sources = tuple(self.names[source] for source in inputs)
         node = Node(name, operation, sources)
-        self.nodes.append(node)
-        self.names[item] = name
         if layer is not None:
             expected: Any = build(operation)
             if layer.state_dict().keys() != expected.state_dict().keys():
-                raise _refused(item, f"{type(layer).__name__} with unusual parameters")
-            self.layers[name] = copy.deepcopy(layer)
+                raise refused(item, f"{type(layer).__name__} with unusual parameters")
+            layer = copy.deepcopy(layer)
+        self._append(item, node, layer)
+
+    def _append(self, item: fx.Node, node: Node, layer: nn.Module | None = None) -> None:
+        self.nodes.append(node)
+        self.names[item] = node.name
+        self.shapes[node.name] = tuple(example(item).shape[1:])
+        if layer is not None:
+            self.layers[node.name] = layer
+
+    def _place(self, name: str) -> str:
+        """A free name; a layer cannot be called like an attribute of ModuleDict, e.g. "values"."""
+        taken = {node.name for node in self.nodes}
+        while hasattr(nn.ModuleDict(), name) or name in taken:
+            name += "_"
+        return name
 
     def _in_place(self, item: fx.Node, source: fx.Node) -> None:
         """From here on `source`, under all of its names, holds the result of `item`."""
@@ -146,168 +198,120 @@ class _Reader:
         (source,) = _tensors(item, 1)
         match layer:
             case nn.Linear():
-                linear = operations.Linear(
-                    layer.in_features, layer.out_features, layer.bias is not None
-                )
-                self._add(item, linear, (source,), layer)
+                self._add(item, linear(layer), (source,), layer)
             case nn.Conv2d():
-                self._add(item, _convolution(item, layer), (source,), layer)
+                self._add(item, convolution(item, layer), (source,), layer)
             case nn.BatchNorm1d() | nn.BatchNorm2d():
-                dimensions = 2 if isinstance(layer, nn.BatchNorm2d) else 1
-                norm = operations.BatchNorm(
-                    layer.num_features, layer.eps, layer.momentum, layer.affine, dimensions
-                )
-                self._add(item, norm, (source,), layer)
+                self._add(item, batch_norm(layer), (source,), layer)
             case nn.ReLU():
-                self._add(item, operations.ReLU(), (source,))
+                self._add(item, ReLU(), (source,))
                 if layer.inplace:
                     self._in_place(item, source)
-            case nn.AvgPool2d():
-                if layer.divisor_override is not None:
-                    raise _refused(item, "AvgPool2d with divisor_override")
-                kernel, stride = layer.kernel_size, layer.stride
-                self._pool(item, AvgPool2d, source, kernel, stride, layer.padding, layer.ceil_mode)
-            case nn.MaxPool2d():
-                if layer.dilation not in (1, (1, 1)) or layer.return_indices:
-                    raise _refused(item, "MaxPool2d with dilation or indices")
-                kernel, stride = layer.kernel_size, layer.stride
-                self._pool(item, MaxPool2d, source, kernel, stride, layer.padding, layer.ceil_mode)
+            case nn.AvgPool2d() | nn.MaxPool2d():
+                self._add(item, pooling_layer(item, layer), (source,))
+            case nn.AdaptiveAvgPool2d():
+                self._adaptive(item, source)
+            case nn.ZeroPad2d():
+                self._add(item, Pad(*layer.padding), (source,))
             case nn.Flatten():
-                if layer.start_dim != 1 or layer.end_dim != -1:
-                    raise _refused(item, "Flatten that keeps axes")
-                self._add(item, operations.Flatten(), (source,))
-            case nn.Dropout():
-                self._add(item, operations.Dropout(layer.p), (source,))
+                self._reshape(item, source)
+            case nn.Dropout() | nn.Dropout2d():
+                channels = isinstance(layer, nn.Dropout2d)
+                self._add(item, Dropout(layer.p, channels), (source,))
             case nn.Identity():
                 self.names[item] = self.names[source]
             case _:
-                raise _refused(item, type(layer).__name__)
+                raise refused(item, type(layer).__name__)
 
     def _function(self, item: fx.Node) -> None:
         target, kwargs = item.target, dict(item.kwargs)
-        if target in (operator.add, operator.iadd, torch.add, "add", "add_"):
+        name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
+        if name in ("add", "iadd", "add_") and self._joins(item):
             if kwargs or len(item.args) > 2:
-                raise _refused(item, "addition with a factor")
+                raise refused(item, "addition with a factor")
             inputs = _tensors(item, 2)
-            self._add(item, operations.Add(), inputs)
-            if target in (operator.iadd, "add_"):
+            self._add(item, Add(), inputs)
+            if name in ("iadd", "add_"):
                 self._in_place(item, inputs[0])
-        elif target in (functional.relu, torch.relu, torch.relu_, "relu", "relu_"):
+        elif name in ("relu", "relu_") or (name in _CLAMPS and clamps_at_zero(item)):
             (source,) = _tensors(item, 1)
-            self._add(item, operations.ReLU(), (source,))
-            if target in (torch.relu_, "relu_") or kwargs.get("inplace") or len(item.args) > 1:
+            self._add(item, ReLU(), (source,))
+            in_place = name.endswith("_") or kwargs.get("inplace")
+            if in_place or (target is functional.relu and len(item.args) > 1):
                 self._in_place(item, source)
-        elif target in (torch.flatten, "flatten") and _flattens(item):
-            self._add(item, operations.Flatten(), _tensors(item, 1))
+        elif name in _RESHAPES:
+            self._reshape(item, _tensors(item, 1)[0])
         elif target in (functional.avg_pool2d, functional.max_pool2d):
-            self._functional_pool(item)
-        elif target is functional.dropout:
-            (source,) = _tensors(item, 1)
+            self._add(item, pooling_function(item), _tensors(item, 1))
+        elif target is functional.adaptive_avg_pool2d or name == "mean":
+            self._adaptive(item, _tensors(item, 1)[0])
+        elif target in (functional.dropout, functional.dropout2d):
             p: Any = item.args[1] if len(item.args) > 1 else kwargs.get("p", 0.5)
-            self._add(item, operations.Dropout(float(p)), (source,))
-        elif target == "float" or (target == "to" and torch.float32 in item.args):
-            self.names[item] = self.names[_tensors(item, 1)[0]]
-        elif target in (operator.truediv, operator.mul, torch.div, torch.mul):
-            self._factor(item)
+            channels = target is functional.dropout2d
+            self._add(item, Dropout(float(p), channels), _tensors(item, 1))
+        elif name.rstrip("_").removeprefix("i") in _AFFINE:
+            self._constant_map(item, name)
         else:
-            raise _refused(item, getattr(target, "__name__", str(target)))
+            raise refused(item, name)
 
-    def _functional_pool(self, item: fx.Node) -> None:
-        (source,) = _tensors(item, 1)
-        largest = item.target is functional.max_pool2d
-        names = ["kernel_size", "stride", "padding", "dilation", "ceil_mode"]
-        if not largest:
-            names.remove("dilation")
-        given = dict(zip(names, item.args[1:], strict=False)) | dict(item.kwargs)
-        further = len(item.args) > 1 + len(names) or given.get("dilation", 1) not in (1, (1, 1))
-        if further or given.get("divisor_override") is not None or given.get("return_indices"):
-            raise _refused(item, "pooling with further options")
-        stride = given.get("stride") or given["kernel_size"]
-        padding, ceil = given.get("padding", 0), given.get("ceil_mode", False)
-        pool = MaxPool2d if largest else AvgPool2d
-        self._pool(item, pool, source, given["kernel_size"], stride, padding, ceil)
+    def _joins(self, item: fx.Node) -> bool:
+        """Whether an addition is one of two layers, not of a layer and a constant."""
+        values = item.all_input_nodes
+        return sum(value in self.names for value in values) == 2 or item.args[0] is item.args[1]
 
-    def _pool(
-        self,
-        item: fx.Node,
-        pool: type[AvgPool2d] | type[MaxPool2d],
-        source: fx.Node,
-        kernel: Any,
-        stride: Any,
-        padding: Any,
-        ceil: Any,
-    ) -> None:
-        if padding not in (0, (0, 0)) or ceil:
-            raise _refused(item, "pooling with padding or ceil_mode")
-        self._add(item, pool(_pair(kernel), _pair(stride)), (source,))
+    def _reshape(self, item: fx.Node, source: fx.Node) -> None:
+        """Whatever only renames the axes of one sample."""
+        before, after = tuple(example(source).shape), tuple(example(item).shape)
+        if after == before:
+            self.names[item] = self.names[source]
+        elif after[:2] == before[:2] and math.prod(after) == math.prod(before) == BATCH * before[1]:
+            self.names[item] = self.names[source]  # one of several squeezes
+            if len(after) == 2:
+                self._add(item, Flatten(), (source,))
+        elif after == (BATCH, math.prod(before[1:])):
+            self._add(item, Flatten(), (source,))
+        else:
+            raise refused(item, f"a reshape that keeps axes, to {after[1:]} of {before[1:]}")
 
-    def _factor(self, item: fx.Node) -> None:
-        """A constant factor on the input, e.g. x / 255."""
-        source, constant = item.args[:2]
-        divides = item.target in (operator.truediv, torch.div)
-        if isinstance(constant, fx.Node) and not divides:
-            source, constant = constant, source
-        reads_input = isinstance(source, fx.Node) and self.names.get(source) == "input"
-        if not reads_input or not isinstance(constant, int | float):
-            raise _refused(item, "multiplication or division inside the network")
-        if any(len(value.users) > 1 for value, name in self.names.items() if name == "input"):
-            raise _refused(item, "a factor on one of several uses of the input")
-        self.input_factor *= 1 / constant if divides else constant
-        self.names[item] = self.names[source]  # type: ignore[index]
+    def _adaptive(self, item: fx.Node, source: fx.Node) -> None:
+        """Averages over windows that tile the image, at the most one window: all of it."""
+        before, after = example(source).shape, example(item).shape
+        kernel = window(tuple(before), tuple(after))
+        if kernel is None:
+            raise refused(item, f"a mean from {tuple(before[1:])} to {tuple(after[1:])}")
+        pool = AvgPool2d(kernel, kernel)
+        if len(after) == 4:
+            self._add(item, pool, (source,))
+            return
+        node = Node(self._place(f"{item.name}_image"), pool, (self.names[source],))
+        self._append(item, node)
+        self.shapes[node.name] = (before[1], 1, 1)
+        self._append(item, Node(self._place(item.name), Flatten(), (node.name,)))
+
+    def _constant_map(self, item: fx.Node, name: str) -> None:
+        """A constant factor or shift, e.g. x / 255 or x - self.mean."""
+        sources = [value for value in item.all_input_nodes if value in self.names]
+        if len(sources) != 1:
+            raise refused(item, f"{name} of two layers")
+        (source,) = sources
+
+        def run(x: Tensor) -> Any:
+            def value(node: fx.Node) -> Any:
+                return x.clone() if node is source else constant(self.traced, node)
+
+            return compute(item, value)
+
+        affine = probe(run, tuple(example(source).shape[1:]))
+        if affine is None:
+            raise refused(item, f"{name}, which is no constant factor or shift")
+        self._affine(item, source, affine)
+        if name.endswith("_") or name in ("iadd", "isub", "imul", "itruediv"):
+            self._in_place(item, source)
 
 
 def _tensors(item: fx.Node, count: int) -> Any:
     """The fx inputs of a node: exactly `count` tensors at the front of its arguments."""
     found = tuple(item.args[:count])
     if len(found) != count or not all(isinstance(value, fx.Node) for value in found):
-        raise _refused(item, f"{item.name} with a constant")
+        raise refused(item, f"{item.name} with a constant")
     return found
-
-
-def _refused(item: fx.Node, what: str) -> ConversionError:
-    return ConversionError(
-        f"'{item.target}' ({what}) cannot be converted to spikes; supported are {_SUPPORTED}"
-    )
-
-
-def _flattens(item: fx.Node) -> bool:
-    names = ("start_dim", "end_dim")
-    given = dict(zip(names, item.args[1:], strict=False)) | dict(item.kwargs)
-    return [given.get("start_dim"), given.get("end_dim", -1)] == [1, -1]
-
-
-def _through_shapes(nodes: list[Node], found: list[Node]) -> list[Node]:
-    """Replace nodes that only reshape by the nodes that read them."""
-    result: list[Node] = []
-    for node in found:
-        if node.operation.keeps_values:
-            result += _through_shapes(nodes, consumers(nodes, node.name))
-        else:
-            result.append(node)
-    return result
-
-
-def _convolution(item: fx.Node, layer: nn.Conv2d) -> operations.Conv2d:
-    if layer.padding_mode != "zeros":
-        raise _refused(item, f"Conv2d with {layer.padding_mode} padding")
-    padding = (0, 0) if layer.padding == "valid" else layer.padding
-    if padding == "same":
-        reach = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
-        if any(n % 2 for n in reach):
-            raise _refused(item, "Conv2d with padding that differs from side to side")
-        padding = (reach[0] // 2, reach[1] // 2)
-    return operations.Conv2d(
-        layer.in_channels,
-        layer.out_channels,
-        _pair(layer.kernel_size),
-        _pair(layer.stride),
-        _pair(padding),
-        _pair(layer.dilation),
-        layer.groups,
-        layer.bias is not None,
-    )
-
-
-def _pair(value: Any) -> operations.Pair:
-    height, width = value if isinstance(value, tuple | list) else (value, value)
-    return int(height), int(width)

@@ -137,6 +137,8 @@ def _(
 ) -> Tensor:
     # One mask per frame, held for all of its timesteps.
     mask = torch.ones_like(inputs[0][:, :1])
+    if operation.channels:
+        mask = mask[..., :1, :1]
     return inputs[0] * functional.dropout(mask, operation.p, training)
 
 

@@ -73,6 +73,10 @@ class Network(nn.Module):
         """What the parameters are: float32, unless the network was turned into float64."""
         return next(self.parameters(), torch.empty(0)).dtype
 
+    def reads_observation(self, node: Node) -> bool:
+        """Whether a layer reads the real-valued observation itself, at most reshaped."""
+        return node.inputs[0] in self._observed
+
     def constrain(self) -> None:
         """Bring thresholds and leaks back into their range; call after every optimiser step."""
         for layer in self.spiking.values():
@@ -191,7 +195,7 @@ class Network(nn.Module):
         if isinstance(node.operation, operations.Linear):
             if node is self.nodes[-1]:
                 return self._read_out(node, inputs[0])
-            if node.inputs[0] in self._observed:
+            if self.reads_observation(node):
                 return self._read_observation(node, inputs[0])
         layer = dict(self.layers).get(node.name)
         return execute.run(node.operation, layer, inputs, self.training)

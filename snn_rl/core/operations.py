@@ -286,13 +286,22 @@ class Flatten(Operation):
 
 @dataclass(frozen=True)
 class Dropout(Operation):
-    """Zeroes values with probability `p` in training; one mask for all timesteps of a frame."""
+    """Zeroes values with probability `p` in training; one mask for all timesteps of a frame.
+
+    With `channels` whole channels of images (Tompson et al. 2015).
+    """
 
     p: float = 0.5
+    channels: bool = False
     kind: ClassVar[str] = "dropout"
     keeps_values: ClassVar[bool] = True
     counts_spikes: ClassVar[bool] = True
     passes_spikes: ClassVar[bool] = True
+
+    def options(self) -> dict[str, Any]:
+        """`channels` only where it is so: files without it stay readable by older versions."""
+        options = super().options()
+        return options if self.channels else {"p": self.p}
 
 
 @dataclass(frozen=True)

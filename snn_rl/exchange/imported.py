@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snn_rl.agents.agent import Agent
+from snn_rl.agents.agent import IMPORTED, Agent
 from snn_rl.agents.policy import Policy
 from snn_rl.core.network import Network
 from snn_rl.envs import EnvironmentSpec, atari_game
@@ -19,9 +19,6 @@ from snn_rl.envs.observation import ObservationPipeline
 from snn_rl.envs.spaces import make_single
 from snn_rl.errors import SnnRlError
 from snn_rl.runs.provenance import written
-
-IMPORTED = "imported"
-"""Where a card says that its agent was trained elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +110,27 @@ def check_maxpool(spec: EnvironmentSpec, maxpool: bool) -> None:
     """Raise SnnRlError if frames cannot be max-pooled: only Atari games' can."""
     if maxpool and atari_game(spec.env_id) is None:
         raise SnnRlError(f"{spec.env_id} is no Atari game: its frames cannot be max-pooled")
+
+
+def waits_for_fire(spec: EnvironmentSpec) -> bool:
+    """Whether Stable-Baselines3's AtariWrapper opens this environment's episodes with FIRE."""
+    if atari_game(spec.env_id) is None:
+        return False
+    env: Any = make_single(spec.env_id)
+    try:
+        return "FIRE" in env.unwrapped.get_action_meanings()
+    finally:
+        env.close()
+
+
+def image_differences(spec: EnvironmentSpec, fire_reset: bool) -> list[str]:
+    """What an agent for images finds here that is not as in Stable-Baselines3's AtariWrapper."""
+    if atari_game(spec.env_id) is None:
+        return []
+    said = ["an episode opens with 0 to 29 raw frames without action, not with 1 to 30"]
+    if fire_reset:
+        said.append("nobody presses FIRE at the start of an episode: the agent has to")
+    return [*said, grey_difference(spec)]
 
 
 def grey_difference(spec: EnvironmentSpec, frames: int = 64) -> str:

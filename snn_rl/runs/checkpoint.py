@@ -1,7 +1,8 @@
 """A saved network: agent.json (plain data) beside weights.safetensors. Loading executes nothing.
 
-Weights lie on the grid and are stored as int16; thresholds, leaks and running statistics as
-float32. Files are written under a temporary name and renamed, so that a folder is whole or absent.
+Weights lie on the grid and are stored as int16; thresholds, leaks, running statistics and an
+imported ANN's weights as float32. Files are written under a temporary name and renamed, so that a
+folder is whole or absent.
 """
 
 from __future__ import annotations
@@ -38,12 +39,20 @@ from snn_rl.inference.reader import (
 
 __all__ = ["CARD", "FORMAT", "load", "read_card", "save", "write_text"]
 
-def save(folder: Path, network: Network, timesteps: int, card: Mapping[str, Any]) -> None:
+def save(
+    folder: Path,
+    network: Network,
+    timesteps: int,
+    card: Mapping[str, Any],
+    *,
+    on_grid: bool = True,
+) -> None:
     """Write `network`, snapped to its grid, and `card` (JSON-able) to `folder`, atomically.
 
-    The network itself is snapped in place: what is saved is what was scored.
+    The network itself is snapped in place: what is saved is what was scored. With `on_grid` False
+    its weights are left, and stored, as float32.
     """
-    exponents = snap(network, timesteps)
+    exponents = snap(network, timesteps) if on_grid else {}
     tensors: dict[str, Tensor] = {}
     for name, value in network.state_dict().items():
         layer, _, kind = name.removeprefix("layers.").rpartition(".")

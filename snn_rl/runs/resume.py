@@ -10,6 +10,7 @@ last save stay intact until the next one.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -32,11 +33,13 @@ from snn_rl.runs.provenance import bits_depend_on
 log = logging.getLogger(__name__)
 
 RESUME, STATE, REPLAY = "resume", "state.safetensors", "replay"
-MACHINE = "machine"
-VERSION = "2"
+MACHINE, DIGEST = "machine", "sha256"
+VERSION = "3"
 """Of the states; to be raised when what they hold changes."""
 PAUSE = 60.0
 """Saves are apart by at least this many times what one costs: they take below 2 % of the time."""
+FIRST_PAUSE = 0.5
+"""Seconds after a resume in which nothing new is saved."""
 
 
 class Saver:
@@ -46,14 +49,27 @@ class Saver:
         folder: holds the state, and the replay's files below `replay`.
         every: seconds between saves, at least.
         check: called before each save; raises where this process may not write any more.
+        settings: those that a state is only good for, JSON-able.
+
+    Raises:
+        CheckpointError: the folder, or what it holds, is a link.
     """
 
     def __init__(
-        self, folder: Path, every: float, check: Callable[[], None] = lambda: None
+        self,
+        folder: Path,
+        every: float,
+        check: Callable[[], None] = lambda: None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder, self.every, self.check = folder, every, check
+        self.settings = dict(settings or {})
         self.cost = 0.0
         self.saved_at = -float("inf")
+        self.resumed_at: float | None = None
+        for path in (folder, folder / STATE, self.replay_files, *self.replay_files.glob("*")):
+            if path.is_symlink():
+                raise CheckpointError(f"{path} is a link, which no run makes: remove it")
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
 
@@ -63,8 +79,15 @@ class Saver:
         return self.folder / REPLAY
 
     def due(self) -> bool:
-        """Whether it is time for the next save."""
-        return time.monotonic() - self.saved_at >= max(self.every, PAUSE * self.cost)
+        """Whether it is time for the next save.
+
+        A process that has gone on from an earlier one saves soon, then ever more rarely: a run
+        that is killed every few seconds gets on, too.
+        """
+        pause = max(self.every, PAUSE * self.cost)
+        if self.resumed_at is not None:
+            pause = min(pause, max(FIRST_PAUSE, self.saved_at - self.resumed_at))
+        return time.monotonic() - self.saved_at >= pause
 
     def save(self, state: Mapping[str, Any], before: Callable[[], None] = lambda: None) -> None:
         """Copy `state` now and write it in the background, after calling `before` there.
@@ -78,7 +101,7 @@ class Saver:
         self.wait()
         self.check()
         began = time.monotonic()
-        document, tensors = pack_state(state)
+        document, tensors = pack_state({"settings": self.settings, **state})
         copied = time.monotonic() - began
 
         def write() -> None:
@@ -106,10 +129,20 @@ class Saver:
     def load(self) -> dict[str, Any] | None:
         """The newest state, arrays as tensors; None without one.
 
-        Raises CheckpointError if it is damaged.
+        Raises CheckpointError if it is damaged, or saved under other settings.
         """
         path = self.folder / STATE
-        return read_state(path) if path.exists() else None
+        if not path.exists():
+            return None
+        state = read_state(path)
+        saved = state.pop("settings")
+        if changed := sorted(k for k in self.settings if self.settings[k] != saved.get(k)):
+            raise CheckpointError(
+                f"the run's settings are not those that {path} was saved under (other "
+                f"{', '.join(changed)}): put them back, or start a new run"
+            )
+        self.resumed_at = self.saved_at = time.monotonic()
+        return state
 
 
 def pack_state(state: Mapping[str, Any]) -> tuple[Any, dict[str, Tensor]]:
@@ -126,15 +159,17 @@ def write_state(path: Path, document: Any, tensors: dict[str, Tensor]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}")
+    texts = {
+        "state": json.dumps(document),
+        "version": VERSION,
+        MACHINE: json.dumps(bits_depend_on()),
+    }
     try:
+        temporary.unlink(missing_ok=True)
         save_file(
             tensors,
             temporary,
-            {
-                "state": json.dumps(document),
-                "version": VERSION,
-                MACHINE: json.dumps(bits_depend_on()),
-            },
+            {**texts, DIGEST: _digest(tensors, texts)},
         )
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
@@ -151,22 +186,36 @@ def read_state(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is damaged or comes from a version that saved other things.
     """
+    damaged = f"{path} is damaged: remove {path.parent} to train its stage from the start"
+    if not path.is_file():
+        raise CheckpointError(damaged)
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            metadata = file.metadata()
-        found: dict[str, Any] = _unpack(json.loads(metadata["state"]), tensors)
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{path} is damaged: remove {path.parent} to train its stage from the start"
-        ) from error
-    if metadata.get("version") != VERSION:
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise CheckpointError(damaged) from error
+    if metadata.get("version", VERSION) != VERSION:
         raise CheckpointError(
             f"{path} was saved by another version of snn-rl: finish the run with that one, or "
             "start a new one from its last finished stage"
         )
-    _tell_of_changes(path, json.loads(metadata.get(MACHINE, "{}")))
+    if metadata.pop(DIGEST, "") != _digest(tensors, metadata):
+        raise CheckpointError(damaged)
+    found: dict[str, Any] = _unpack(json.loads(metadata["state"]), tensors)
+    _tell_of_changes(path, json.loads(metadata[MACHINE]))
     return found
+
+
+def _digest(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> str:
+    """SHA-256 of all that a state holds."""
+    found = hashlib.sha256(json.dumps(dict(sorted(texts.items()))).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        if tensor.numel():
+            found.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def _tell_of_changes(path: Path, saved_on: Mapping[str, Any]) -> None:

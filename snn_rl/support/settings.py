@@ -55,10 +55,10 @@ def shipped_names() -> list[str]:
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `changes` on top, section by section."""
+    """`base` with `changes` on top, section by section; an empty mapping empties a section."""
     result = dict(base)
     for key, value in changes.items():
-        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        both = bool(value) and isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
         result[key] = merge(result[key], value) if both else value
     return result
 
@@ -76,13 +76,26 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return data
 
 
+def override(base: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """`base` with 'section.key=value' texts on top, one after the other: section={} empties what
+    came before it, and only that. Raises ConfigError as `parse_overrides`."""
+    result = dict(base)
+    for text in overrides:
+        result = merge(result, parse_overrides([text]))
+    return result
+
+
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
-    """Nested settings from 'section.key=value' texts; values are read as YAML."""
+    """Nested settings from 'section.key=value' texts; values are read as YAML.
+
+    Raises:
+        ConfigError: a text that is not of this form.
+    """
     result: dict[str, Any] = {}
-    for override in overrides:
-        path, equals, text = override.partition("=")
+    for setting in overrides:
+        path, equals, text = setting.partition("=")
         if not equals or not path:
-            raise ConfigError(f"--set {override!r} must look like key=value, e.g. ann.gamma=0.99")
+            raise ConfigError(f"--set {setting!r} must look like key=value, e.g. ann.gamma=0.99")
         value = parse_value(text, f"--set {path}")
         for key in reversed(path.split(".")):
             value = {int(key) if key.isdecimal() else key: value}

@@ -1,0 +1,223 @@
+"""Spiking agents as NIR graphs (neuromorphs.github.io/NIR), for other simulators and chips.
+
+NIR has no word for the reset by subtraction: a reader has to be told (Norse's reset_subtract), and
+the file's metadata say so. Neurons are CubaLIF without a synaptic memory (tau_syn = dt), which
+readers discretise as v <- (1 - dt/tau) v + I; 1 - dt/tau is recomputed there, so values agree to
+rounding.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import singledispatch
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snn_rl.agents.agent import Agent
+from snn_rl.core import operations
+from snn_rl.core.graph import Node
+from snn_rl.core.network import Network
+from snn_rl.core.operations import PIXEL_UNIT, Operation, Shape
+from snn_rl.errors import SnnRlError
+from snn_rl.exchange.extras import extra
+
+DT = 2.0**-10
+"""Seconds per timestep, a power of two so that readers divide by it exactly; any other would do."""
+CLIP = 2.0**-20
+"""Leaks of exactly 0 and 1, whose time constants are zero and infinite, move by this much."""
+INPUT, OUTPUT = "input", "output"
+SUMMED = (operations.Add, operations.Dropout)
+"""No nodes in NIR: several edges into one node are summed there."""
+SOFT_RESET = "neurons reset by subtraction (v - v_threshold), not to v_reset: switch it on"
+
+
+def export_nir(agent: Agent, path: Path) -> tuple[str, ...]:
+    """Write the spiking network of `agent` to `path`.
+
+    The graph computes one timestep. Its input is the frame as the environment gives it (stacked, if
+    the agent sees several); the Q-values are the mean of its output over the timesteps of a frame.
+
+    Returns:
+        One sentence each on what the format cannot say.
+
+    Raises:
+        SnnRlError: the agent is an ANN, has an operation that NIR lacks, or `nir` is missing.
+    """
+    nir = extra("nir")
+    network = agent.policy.network
+    if not network.spiking:
+        raise SnnRlError(
+            f"stage {agent.card.get('stage')} is no spiking network, and NIR describes nothing "
+            "else: choose a stage such as T1"
+        )
+    scale = () if agent.policy.privileged else agent.pipeline.scale
+    nodes, edges = _Writer(nir, network, scale).graph()
+    remarks = _remarks(agent)
+    # Types are checked by this package's own shapes; nir's checker knows no batch-free Flatten.
+    graph = nir.NIRGraph(nodes, edges, metadata=_metadata(agent, remarks), type_check=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        nir.write(temporary, graph)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return remarks
+
+
+class _Writer:
+    """Walks the layer graph in order."""
+
+    def __init__(self, nir: Any, network: Network, scale: tuple[float, ...]) -> None:
+        self.nir, self.network = nir, network
+        self.scale = np.tile(np.asarray(scale, np.float64), network.stack) if scale else None
+        self.shapes = network.shapes
+        self.nodes: dict[str, Any] = {}
+        self.edges: list[tuple[str, str]] = []
+        self.sources: dict[str, list[str]] = {}  # node of the layer graph -> nodes of NIR, summed
+
+    def graph(self) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+        """Nodes by name and edges."""
+        first, *others = self.network.nodes
+        shape = np.array(self.network.stacked_shape())
+        self.nodes[INPUT] = self.nir.Input({"input": shape})
+        self.sources[first.name] = [INPUT]
+        for node in others:
+            self._read(node)
+        last = self.network.nodes[-1].name
+        self.nodes[OUTPUT] = self.nir.Output({"output": np.array(self.shapes[last])})
+        self.edges += [(source, OUTPUT) for source in self.sources[last]]
+        return self.nodes, self.edges
+
+    def _read(self, node: Node) -> None:
+        sources = [source for name in node.inputs for source in self.sources[name]]
+        if isinstance(node.operation, SUMMED):
+            self.sources[node.name] = sources
+            return
+        name = f"{node.name}_" if node.name in (INPUT, OUTPUT) else node.name
+        self.nodes[name] = self._made(node)
+        self.edges += [(source, name) for source in sources]
+        self.sources[node.name] = [name]
+
+    def _made(self, node: Node) -> Any:
+        layer: Any = dict(self.network.layers).get(node.name)
+        if node.operation.weighted:
+            layer = self._weights(node, layer)
+        before = self.shapes[node.inputs[0]]
+        try:
+            return counterpart(node.operation, self.nir, layer, before)
+        except SnnRlError as error:
+            raise SnnRlError(f"'{node.name}': {error}") from None
+
+    def _weights(self, node: Node, layer: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Weight and bias; what counts pixels or scales features goes into the first layer."""
+        weight = layer.weight.detach().double().contiguous().numpy()
+        bias = np.zeros(len(weight)) if layer.bias is None else layer.bias.detach().double().numpy()
+        network = self.network
+        if node.inputs[0] == network.nodes[0].name and network.pixels:
+            if network.offset and getattr(node.operation, "padding", (0, 0)) != (0, 0):
+                raise SnnRlError(
+                    f"'{node.name}' pads pixels that count from grey level {network.offset}, which "
+                    "NIR cannot say"
+                )
+            weight = weight * PIXEL_UNIT
+            bias = bias - network.offset * weight.reshape(len(weight), -1).sum(1)
+        elif self.scale is not None and network.reads_observation(node):
+            weight = weight * self.scale
+        return weight.astype(np.float32), bias.astype(np.float32)
+
+
+@singledispatch
+def counterpart(operation: Operation, nir: Any, layer: Any, before: Shape) -> Any:
+    """The NIR node of an operation.
+
+    Args:
+        layer: the module that holds its parameters; weight and bias where it is weighted.
+        before: shape of one sample that it reads.
+
+    Raises:
+        SnnRlError: NIR has none.
+    """
+    raise SnnRlError(f"{type(operation).__name__} has no counterpart in NIR")
+
+
+@counterpart.register(operations.Linear)
+def _(_: Operation, nir: Any, layer: Any, before: Shape) -> Any:
+    return nir.Affine(*layer)
+
+
+@counterpart.register
+def _(operation: operations.Conv2d, nir: Any, layer: Any, before: Shape) -> Any:
+    weight, bias = layer
+    sizes = (operation.stride, operation.padding, operation.dilation, operation.groups)
+    return nir.Conv2d(before[1:], weight, *sizes, bias)
+
+
+@counterpart.register
+def _(operation: operations.AvgPool2d, nir: Any, layer: Any, before: Shape) -> Any:
+    # Few readers know NIR's AvgPool2d; all know convolutions.
+    channels, *plane = before
+    shape = (channels, 1, *operation.kernel_size)
+    weight = np.full(shape, 1 / operation.area, np.float32)
+    stride = operation.stride or operation.kernel_size
+    bias = np.zeros(channels, np.float32)
+    return nir.Conv2d(tuple(plane), weight, stride, (0, 0), (1, 1), channels, bias)
+
+
+@counterpart.register
+def _(operation: operations.SumPool2d, nir: Any, layer: Any, before: Shape) -> Any:
+    stride = operation.stride or operation.kernel_size
+    return nir.SumPool2d(np.array(operation.kernel_size), np.array(stride), np.array([0, 0]))
+
+
+@counterpart.register(operations.Flatten)
+def _(_: Operation, nir: Any, layer: Any, before: Shape) -> Any:
+    return nir.Flatten({"input": np.array(before)}, start_dim=0)
+
+
+@counterpart.register(operations.Scale)
+def _(_: Operation, nir: Any, layer: Any, before: Shape) -> Any:
+    return nir.Scale(np.full(before, float(layer.weight.detach()), np.float32))
+
+
+@counterpart.register(operations.LIF)
+def _(_: Operation, nir: Any, layer: Any, before: Shape) -> Any:
+    # CubaLIF with a full array for every parameter.
+    leak, threshold = (
+        np.broadcast_to(p.detach().double().numpy(), layer.shape)
+        for p in (layer.leak, layer.threshold)
+    )
+    tau = DT / (1 - np.clip(leak, CLIP, 1 - CLIP))
+    full = {"tau_syn": np.full(layer.shape, DT), "tau_mem": tau, "r": tau / DT}
+    zeros = {"v_leak": np.zeros(layer.shape), "v_reset": np.zeros(layer.shape)}
+    arrays = full | zeros | {"v_threshold": threshold, "w_in": np.ones(layer.shape)}
+    return nir.CubaLIF(**{name: array.astype(np.float32) for name, array in arrays.items()})
+
+
+def _remarks(agent: Agent) -> tuple[str, ...]:
+    leaks = [layer.leak.detach() for layer in agent.policy.network.spiking.values()]
+    clipped = sum(int(((leak == 0) | (leak == 1)).sum()) for leak in leaks)
+    remarks = [f"NIR cannot say it: {SOFT_RESET}"]
+    if clipped:
+        remarks.append(
+            f"{clipped} leaks of exactly 0 or 1 have no finite time constant: moved by {CLIP:.2g}"
+        )
+    return tuple(remarks)
+
+
+def _metadata(agent: Agent, remarks: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "source": f"snn-rl, stage {agent.card.get('stage')} for {agent.env_id}",
+        "reset": SOFT_RESET,
+        "dt": DT,
+        "timesteps": agent.timesteps,
+        "carry_membrane": agent.policy.carry_membrane,
+        "stack": agent.policy.network.stack,
+        "observation": json.dumps(agent.pipeline.to_dict()),
+        "output": "Q-values are the mean of the output over the timesteps of a frame",
+        "remarks": json.dumps(remarks),
+    }
