@@ -23,7 +23,8 @@ from snn_rl.core.neuron import LIF
 from snn_rl.core.state import LIFState, leaves
 from snn_rl.core.surrogates import Surrogate
 from snn_rl.energy.report import energy_report
-from snn_rl.errors import EngineError
+from snn_rl.errors import EngineError, SnnRlError
+from snn_rl.exchange.one_frame import one_frame
 
 FRAMES, BATCH, NEURONS = 4, 3, (2, 3)
 
@@ -186,7 +187,7 @@ def test_adaptation_quiets_what_fires_much() -> None:
         network, x = converted(adaptation=strength)
         seen: dict[str, Tensor] = {}
         network(x, timesteps=3, carry_membrane=True, on_spikes=seen.__setitem__)
-        rates.append(float(seen[next(iter(network.spiking))].mean()))
+        rates.append(seen[next(iter(network.spiking))].mean().item())
     assert 0 < rates[1] < 0.8 * rates[0]
 
 
@@ -214,6 +215,11 @@ def test_a_run_with_them_reaches_t1_is_saved_and_acts(tmp_path: Path) -> None:
         snn_rl.load_agent(folder, engine="event")
     agent, trained = snn_rl.load_agent(folder), agents["T1"]
     assert agent.engine == "torch"
+    with pytest.raises(SnnRlError, match=r"'hidden1'.*adaptive_lif"):
+        one_frame(agent)  # which every export to ONNX and torch.export begins with
+    with pytest.raises(SnnRlError, match=r"'hidden1'.*adaptive_lif"):
+        snn_rl.export(agent, tmp_path / "a.c", to="c")
+    assert not list(tmp_path.glob("a.*"))
     first = next(iter(agent.policy.network.spiking.values()))
     assert isinstance(first, AdaptiveLIF)
     assert not torch.equal(first.strength, torch.full_like(first.strength, 0.2)), "it was trained"

@@ -25,6 +25,7 @@ NOT_IN_NIR = (
     operations.ReLU,  # refused, and with it every ANN
     operations.BatchNorm,
     operations.MaxPool2d,
+    operations.AdaptiveLIF,
 )
 PAIRS = st.tuples(st.integers(1, 3), st.integers(1, 3))
 
