@@ -267,6 +267,8 @@ class Run:
             kind=neurons.kind,
             adaptation=neurons.adaptation,
             adaptation_leak=neurons.adaptation_leak,
+            balance=neurons.balance,
+            start=neurons.start,
             surrogate=self.surrogate or Surrogate(neurons.surrogate, neurons.gamma),
         )
         return convert(

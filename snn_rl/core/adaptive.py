@@ -53,8 +53,9 @@ class AdaptiveLIF(Neurons):
         shape: tuple[int, ...],
         threshold: Granularity = "layer",
         leak: Granularity = "layer",
+        start: float = 0.0,
     ) -> None:
-        super().__init__(shape, threshold, leak)
+        super().__init__(shape, threshold, leak, start)
         self.strength = nn.Parameter(torch.zeros(parameter_shape(self.shape, leak)))
         self.decay = nn.Parameter(torch.ones(parameter_shape(self.shape, leak)))
 
@@ -65,9 +66,9 @@ class AdaptiveLIF(Neurons):
         self.decay.fill_(decay)
 
     def initial_state(self, batch: int) -> AdaptiveState[Tensor]:
-        """Membranes at zero, thresholds not raised."""
-        zeros = self.threshold.new_zeros(batch, *self.shape)
-        return AdaptiveState(zeros, zeros.clone())
+        """Membranes where they start, thresholds not raised."""
+        membrane = self.resting(batch)
+        return AdaptiveState(membrane, torch.zeros_like(membrane))
 
     def forward(
         self,
@@ -107,8 +108,8 @@ class AdaptiveLIF(Neurons):
         membrane, adaptation = (values.to(dtype) for values in state)
         for f in range(len(current)):
             if resets is not None:
-                membrane = begun_anew(membrane, resets[f])
-                adaptation = begun_anew(adaptation, resets[f])
+                membrane = begun_anew(membrane, resets[f], self.start * self.threshold)
+                adaptation = begun_anew(adaptation, resets[f], adaptation.new_zeros(()))
             for t in range(timesteps):
                 charged = membrane * self.leak + current[f, min(t, current.shape[1] - 1)]
                 threshold = self.threshold.expand_as(charged)

@@ -83,7 +83,7 @@ class Network(nn.Module):
             layer.constrain()
 
     def initial_state(self, batch: int) -> State:
-        """State at the start of an episode: no charge, and frames of zeros."""
+        """State at an episode's start: membranes where they start, and frames of zeros."""
         history = None
         if self.stack > 1:
             shape = (batch, self.stack - 1, *self.input_shape)
@@ -110,10 +110,10 @@ class Network(nn.Module):
             x: [frames, batch, *input_shape]; uint8 for pixels, else float32.
             state: from `initial_state` or an earlier call, for the same batch size; by default
                 that of an episode's start.
-            episode_start: bool [frames, batch]; forgets that row's state before that frame.
+            episode_start: bool [frames, batch]; that row's state begins anew before that frame.
             timesteps: spiking steps per frame; any T runs on the same parameters. By default the
                 network's own; an ANN ignores it.
-            carry_membrane: False forgets the neurons' state before every frame. By default
+            carry_membrane: False has the neurons begin anew before every frame. By default
                 likewise.
             on_current: called as (layer, current, its state, resets) before a layer spikes; may
                 change its threshold. current is [frames, 1 or timesteps, batch, ...].

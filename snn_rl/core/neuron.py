@@ -24,7 +24,8 @@ class Neurons(nn.Module):
     """One layer of `shape` neurons that spike, with a trainable threshold and leak.
 
     Each parameter is one number per layer, per channel (first axis of `shape`) or per neuron,
-    stored in a shape that broadcasts to `shape`. A kind of neuron adds its dynamics.
+    stored in a shape that broadcasts to `shape`. Membranes start at `start` thresholds. A kind of
+    neuron adds its dynamics.
 
     Attributes:
         variables: names of what each neuron keeps from timestep to timestep.
@@ -37,9 +38,10 @@ class Neurons(nn.Module):
         shape: tuple[int, ...],
         threshold: Granularity = "layer",
         leak: Granularity = "layer",
+        start: float = 0.0,
     ) -> None:
         super().__init__()
-        self.shape = tuple(shape)
+        self.shape, self.start = tuple(shape), start
         self.threshold = nn.Parameter(torch.ones(parameter_shape(self.shape, threshold)))
         self.leak = nn.Parameter(torch.ones(parameter_shape(self.shape, leak)))
 
@@ -47,6 +49,11 @@ class Neurons(nn.Module):
     def size(self) -> int:
         """Number of neurons."""
         return math.prod(self.shape)
+
+    def resting(self, batch: int) -> Tensor:
+        """Membranes [batch, *shape] at the start of an episode."""
+        membrane = self.threshold.new_zeros(batch, *self.shape)
+        return membrane + self.start * self.threshold.detach() if self.start else membrane
 
     def initial_state(self, batch: int) -> LayerState:
         """State at the start of an episode."""
@@ -110,8 +117,8 @@ class LIF(Neurons):
     variables = LIFState._fields
 
     def initial_state(self, batch: int) -> LIFState[Tensor]:
-        """Membranes at zero."""
-        return LIFState(self.threshold.new_zeros(batch, *self.shape))
+        """Membranes where they start."""
+        return LIFState(self.resting(batch))
 
     def forward(
         self,
@@ -130,6 +137,7 @@ class LIF(Neurons):
             resets,
             timesteps=timesteps,
             surrogate=surrogate,
+            start=self.start,
         )
         return spikes, LIFState(membrane)
 
@@ -141,16 +149,16 @@ class LIF(Neurons):
         result = current.new_empty(current.shape[0], timesteps, *current.shape[2:])
         for f in range(current.shape[0]):
             if resets is not None:
-                membrane = begun_anew(membrane, resets[f])
+                membrane = begun_anew(membrane, resets[f], self.start * self.threshold)
             for t in range(timesteps):
                 now = current[f, min(t, current.shape[1] - 1)]
                 _, membrane, result[f, t] = lif_step(now, membrane, self.threshold, self.leak)
         return result
 
 
-def begun_anew(values: Tensor, rows: Tensor) -> Tensor:
-    """`values` [batch, ...] with zeros in some rows (bool [batch])."""
-    return values.masked_fill(rows.view(-1, *[1] * (values.dim() - 1)), 0)
+def begun_anew(values: Tensor, rows: Tensor, start: Tensor) -> Tensor:
+    """`values` [batch, ...] with `start` in some rows (bool [batch])."""
+    return torch.where(rows.view(-1, *[1] * (values.dim() - 1)), start.to(values.dtype), values)
 
 
 def parameter_shape(shape: tuple[int, ...], granularity: Granularity) -> tuple[int, ...]:
