@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ Arrays = State[NDArray[Any]]
 """A network's state, whatever ran it."""
 
 
+@runtime_checkable
 class Actor(Protocol):
     """A network with the way it is run; the caller keeps the state, whose arrays have one row per
     environment and which is otherwise the actor's own affair.

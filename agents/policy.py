@@ -49,8 +49,8 @@ class Policy:
 
     @property
     def remembers(self) -> bool:
-        """Whether membranes tell a frame about those before it."""
-        return bool(self.network.spiking) and self.carry_membrane
+        """Whether what layers keep tells a frame about those before it."""
+        return self.network.sequential and self.carry_membrane
 
     def initial_state(self, batch: int) -> State:
         """State before the first frame of `batch` environments."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
@@ -27,7 +26,7 @@ from snn_rl.agents.policy import Policy
 from snn_rl.agents.qnetwork import mlp, nature_cnn
 from snn_rl.agents.run import CONFIG, Interrupted, Run, stage_seed
 from snn_rl.core.graph import Node
-from snn_rl.core.network import Network, SpikeHook
+from snn_rl.core.network import Network, SpikeHook, Unrolled
 from snn_rl.core.stacking import scale_pixels
 from snn_rl.runs.checkpoint import write_text
 from snn_rl.runs.monitor import FileMonitor, MonitorGroup, StopFlag
@@ -46,10 +45,11 @@ class Memory(NamedTuple):
 class GRU(nn.Module):
     """Recurrent Q-network on one frame at a time.
 
-    It offers what training and evaluation ask of `snn_rl.core.network.Network`; its state is the
-    hidden vector. `spiking` names the layer that remembers, which is what the learner runs in
-    sequence; without `nodes` there is no weight grid to snap to.
+    Training asks for no more (`snn_rl.agents.dqn.execution.Learnable`); its state is the hidden
+    vector. No layer spikes, and without `nodes` there is no weight grid to snap to.
     """
+
+    sequential = True
 
     def __init__(
         self, frame_shape: tuple[int, ...], actions: int, *, hidden: list[int], offset: int = 0
@@ -67,7 +67,7 @@ class GRU(nn.Module):
         self.cell = nn.GRUCell(last.in_features, last.out_features)
         self.read_out = read_out
         self.nodes: list[Node] = []
-        self.spiking = {STAGE: SimpleNamespace(size=self.cell.hidden_size)}
+        self.spiking: dict[str, nn.Module] = {}
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
@@ -115,6 +115,13 @@ class GRU(nn.Module):
             hidden = self._step(drive, hidden)
             outputs.append(hidden)
         return self.read_out(torch.stack(outputs)), Memory(hidden)
+
+    def unroll(
+        self, x: Tensor, state: Memory, episode_start: Tensor | None = None, **options: Any
+    ) -> Unrolled:
+        """As `forward`; there are no spike rates."""
+        q, state = self(x, state, episode_start, **options)
+        return Unrolled(q, {}, state)
 
     def _step(self, drive: Tensor, hidden: Tensor) -> Tensor:
         """torch.nn.GRUCell, given its frame's share of the gates."""

@@ -179,6 +179,7 @@ class StageTrainer:
         state = self.saver.load() if self.saver else None
         if state is None or state["stage"] != self.name:
             return
+        self._check_surrogate(state)
         try:
             self.load_state_dict(state)
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
@@ -194,9 +195,28 @@ class StageTrainer:
         if self.steps != self.validated_at:
             self._validate_if_due()
 
+    @property
+    def _surrogate(self) -> dict[str, Any]:
+        """Name and gamma of the gradient that spikes are trained with; {} where none spike."""
+        if not self.policy.spiking:
+            return {}
+        surrogate = self.policy.network.surrogate
+        return {"kind": surrogate.kind, "gamma": surrogate.gamma}
+
+    def _check_surrogate(self, state: dict[str, Any]) -> None:
+        """Raise SnnRlError where a resumed stage would go on with another gradient."""
+        began = state.get("surrogate") or self._surrogate
+        if began != self._surrogate:
+            raise SnnRlError(
+                f"stage {self.name} trains with the surrogate {began['kind']!r} (gamma "
+                f"{began['gamma']:g}): to go on, pass surrogate=snn_rl.Surrogate(name, gamma, "
+                "function)"
+            )
+
     def state_dict(self) -> dict[str, Any]:
         """All that changes in training, but for the environments."""
         return {
+            "surrogate": self._surrogate,
             "steps": self.steps,
             "seconds": self.seconds,
             "next_validation": self.next_validation,

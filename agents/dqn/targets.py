@@ -76,7 +76,7 @@ def make_targets(
         network: the online one.
         target: None where nothing is bootstrapped.
     """
-    kind = SequenceTargets if network.spiking else FrameTargets
+    kind = SequenceTargets if network.sequential else FrameTargets
     return kind(network, target, config, run)
 
 
@@ -96,11 +96,6 @@ class SequenceTargets:
             yield self._lesson(segment)
 
     def _lesson(self, segment: Segment) -> Lesson:
-        rates: dict[str, Tensor] = {}
-
-        def observe(layer: str, spikes: Tensor) -> None:
-            rates[layer] = spikes.sum(1).mean()
-
         run, network, device = self.run, self.network, self.network.device
         frames, start = on_device(segment.frames, device), on_device(segment.start, device)
         now = counted(segment, self.config)
@@ -108,7 +103,7 @@ class SequenceTargets:
         if now.start:
             with torch.no_grad():
                 _, state = run(network, frames[: now.start], state, start[: now.start])
-        q, state = run(network, frames[now], state, start[now], observe)
+        q, rates, state = run.unroll(network, frames[now], state, start[now])
         if self.target is None:
             return make_lesson(segment, now, q, None, rates)
         bootstrap = Bootstrap.of(segment, now.start, self.config, device)

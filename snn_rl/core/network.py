@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,20 @@ from snn_rl.core.surrogates import Surrogate
 State = state.State[Tensor]
 CurrentHook = Callable[[str, Tensor, LayerState, Tensor | None], None]
 SpikeHook = Callable[[str, Tensor], None]
+
+
+class Unrolled(NamedTuple):
+    """What a network made of a segment of frames.
+
+    Attributes:
+        output: [frames, batch, outputs].
+        rates: mean spikes per neuron and frame by spiking layer, with their gradient.
+        state: after the last frame.
+    """
+
+    output: Tensor
+    rates: dict[str, Tensor]
+    state: Any
 
 
 class Network(nn.Module):
@@ -157,6 +171,36 @@ class Network(nn.Module):
             if on_value is not None:
                 on_value(node.name, value)
         return values[self.nodes[-1].name].mean(1), State(history, layers)
+
+    @property
+    def sequential(self) -> bool:
+        """Whether frames run one after the other, since layers keep something in between."""
+        return bool(self.spiking)
+
+    def unroll(
+        self,
+        x: Tensor,
+        state: State | None,
+        episode_start: Tensor | None,
+        *,
+        timesteps: int | None = None,
+        carry_membrane: bool | None = None,
+    ) -> Unrolled:
+        """Run a segment to learn from; arguments as of `forward`."""
+        rates: dict[str, Tensor] = {}
+
+        def observe(layer: str, spikes: Tensor) -> None:
+            rates[layer] = spikes.sum(1).mean()
+
+        output, state = self(
+            x,
+            state,
+            episode_start,
+            timesteps=timesteps,
+            carry_membrane=carry_membrane,
+            on_spikes=observe,
+        )
+        return Unrolled(output, rates, state)
 
     def _how(self, timesteps: int | None, carry_membrane: bool | None) -> tuple[int, bool]:
         """T and carry of a call."""
