@@ -26,8 +26,9 @@ from snn_rl.agents.policy import Policy
 from snn_rl.agents.qnetwork import mlp, nature_cnn
 from snn_rl.agents.setup import Setup, stage_seed
 from snn_rl.core.graph import Node
-from snn_rl.core.network import Network, SpikeHook, Unrolled
+from snn_rl.core.network import Network, SpikeHook
 from snn_rl.core.stacking import scale_pixels
+from snn_rl.core.state import Unrolled
 from snn_rl.runs.folder import Interrupted, begin
 from snn_rl.runs.monitor import MonitorGroup, StopFlag
 from snn_rl.runs.owner import own
@@ -118,7 +119,7 @@ class GRU(nn.Module):
 
     def unroll(
         self, x: Tensor, state: Memory, episode_start: Tensor | None = None, **options: Any
-    ) -> Unrolled:
+    ) -> Unrolled[Tensor]:
         """As `forward`; there are no spike rates."""
         q, state = self(x, state, episode_start, **options)
         return Unrolled(q, {}, state)

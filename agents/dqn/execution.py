@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from snn_rl.core.network import Unrolled
+from snn_rl.core.state import Unrolled
 
 
 @runtime_checkable
@@ -54,7 +54,7 @@ class Learnable(Protocol):
         *,
         timesteps: int,
         carry_membrane: bool,
-    ) -> Unrolled:
+    ) -> Unrolled[Tensor]:
         """The same with what a loss may ask of the segment."""
 
     def constrain(self) -> None:
@@ -89,7 +89,7 @@ class Execution:
 
     def unroll(
         self, network: Learnable, frames: Tensor, state: Any, start: Tensor | None
-    ) -> Unrolled:
+    ) -> Unrolled[Tensor]:
         """The same, with spike rates."""
         with self._precision(network):
             run = network.unroll(frames, state, start, **self._options)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,26 +19,12 @@ from snn_rl.core import execute, operations, state
 from snn_rl.core.graph import Node, check
 from snn_rl.core.neuron import LayerState, Neurons
 from snn_rl.core.stacking import scale_pixels, stack_frames
-from snn_rl.core.state import check_fit
+from snn_rl.core.state import Unrolled, check_fit
 from snn_rl.core.surrogates import Surrogate
 
 State = state.State[Tensor]
 CurrentHook = Callable[[str, Tensor, LayerState, Tensor | None], None]
 SpikeHook = Callable[[str, Tensor], None]
-
-
-class Unrolled(NamedTuple):
-    """What a network made of a segment of frames.
-
-    Attributes:
-        output: [frames, batch, outputs].
-        rates: mean spikes per neuron and frame by spiking layer, with their gradient.
-        state: after the last frame.
-    """
-
-    output: Tensor
-    rates: dict[str, Tensor]
-    state: Any
 
 
 class Network(nn.Module):
@@ -185,7 +171,7 @@ class Network(nn.Module):
         *,
         timesteps: int | None = None,
         carry_membrane: bool | None = None,
-    ) -> Unrolled:
+    ) -> Unrolled[Tensor]:
         """Run a segment to learn from; arguments as of `forward`."""
         rates: dict[str, Tensor] = {}
 

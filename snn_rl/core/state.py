@@ -37,6 +37,20 @@ class State(NamedTuple, Generic[Values]):
     layers: dict[str, tuple[Values, ...]]
 
 
+class Unrolled(NamedTuple, Generic[Values]):
+    """What a network made of a segment of frames.
+
+    Attributes:
+        output: [frames, batch, outputs].
+        rates: mean spikes per neuron and frame by spiking layer, with their gradient.
+        state: after the last frame.
+    """
+
+    output: Values
+    rates: dict[str, Values]
+    state: Any
+
+
 def leaves(state: Any) -> list[Any]:
     """The arrays of a state, in an order that follows from its structure."""
     if state is None:
