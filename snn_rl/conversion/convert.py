@@ -34,8 +34,10 @@ from snn_rl.core.operations import (
     Granularity,
     MaxPool2d,
     Neurons,
+    Operation,
     ReLU,
     Scale,
+    Shape,
     SumPool2d,
 )
 from snn_rl.core.surrogates import Surrogate
@@ -127,7 +129,7 @@ def convert(
         ConversionError: names the layer that cannot be converted.
     """
     options = options or NeuronOptions()
-    spiking = _replace_activations(fold_batch_norm(ann) if fold else ann, options)
+    spiking = _spiking_from(fold_batch_norm(ann) if fold else ann, options)
     spiking.timesteps, spiking.carry_membrane = timesteps, carry_membrane
     rescale_leaks(spiking, 1, timesteps)
     balance(
@@ -144,45 +146,19 @@ def convert(
 def check_convertible(ann: Network) -> None:
     """Raise ConversionError, naming the layer, if `convert` could not convert `ann`."""
     with torch.random.fork_rng(devices=[]):
-        _replace_activations(fold_batch_norm(ann), NeuronOptions())
+        _spiking_from(fold_batch_norm(ann), NeuronOptions())
 
 
-def _replace_activations(ann: Network, options: NeuronOptions) -> Network:
-    """ReLU -> LIF, average-pool -> sum-pool, a scale wherever spikes enter an addition."""
-    kind = KINDS[options.kind]
-    amplitude: dict[str, bool] = {}  # does this value count spikes that stand for a threshold?
-    nodes: list[Node] = []
-    layers = dict(ann.layers.items())
-    before = _activations_before_pooling(ann.nodes)
-    shapes = check(before)
-    for node in before:
-        operation = node.operation
-        if isinstance(operation, ReLU):
-            operation = kind(shapes[node.name], options.threshold, options.leak, options.start)
-        elif isinstance(operation, AvgPool2d) and amplitude[node.inputs[0]]:
-            operation = SumPool2d(operation.kernel_size, operation.stride)
-        elif isinstance(operation, MaxPool2d) and not amplitude[node.inputs[0]]:
-            raise ConversionError(
-                f"'{node.name}' (MaxPool2d) pools values that are no spikes: put it behind a ReLU"
-            )
-        node = replace(node, operation=operation)
-        scaled = isinstance(operation, Add | Neurons)
-        for name in [n for n in dict.fromkeys(node.inputs) if scaled and amplitude[n]]:
-            factors = channel_shape(shapes[name]) if options.balance == "channel" else None
-            scale = Node(f"{node.name}_{name}", Scale(factors), (name,))
-            nodes.append(scale)
-            node = rewire(node, name, scale.name)
-        amplitude[node.name] = isinstance(operation, Neurons) or (
-            operation.counts_spikes and amplitude[node.inputs[0]]
-        )
-        nodes.append(node)
+def _spiking_from(ann: Network, options: NeuronOptions) -> Network:
+    """The ANN with neurons in place of its ReLUs, their thresholds still to be balanced."""
+    nodes = _spiking_nodes(_activations_before_pooling(ann.nodes), options)
     last = nodes[-1].operation
     spikes = any(isinstance(node.operation, Neurons) for node in nodes)
     if not (spikes and (last.weighted or isinstance(last, Add))):
         raise ConversionError(
             "a spiking network needs at least one ReLU and must end in a Linear or Conv2d layer"
         )
-    network = assemble(nodes, layers, ann)
+    network = assemble(nodes, dict(ann.layers.items()), ann)
     network.surrogate = options.surrogate
     for node in nodes:
         if isinstance(node.operation, SumPool2d):
@@ -192,6 +168,40 @@ def _replace_activations(ann: Network, options: NeuronOptions) -> Network:
         if isinstance(layer, adaptive.AdaptiveLIF):
             layer.begin(options.adaptation, options.adaptation_leak)
     return network
+
+
+def _spiking_nodes(nodes: list[Node], options: NeuronOptions) -> list[Node]:
+    """ReLU -> neurons, average-pool -> sum-pool, a scale wherever spikes enter an addition."""
+    shapes, result = check(nodes), []
+    counts: set[str] = set()  # values that count spikes, each of which stands for a threshold
+    for node in nodes:
+        operation = _spiking(node, counts, shapes[node.name], options)
+        node = replace(node, operation=operation)
+        if isinstance(operation, Add | Neurons):
+            for name in [name for name in dict.fromkeys(node.inputs) if name in counts]:
+                factors = channel_shape(shapes[name]) if options.balance == "channel" else None
+                scale = Node(f"{node.name}_{name}", Scale(factors), (name,))
+                result.append(scale)
+                node = rewire(node, name, scale.name)
+        passes = operation.counts_spikes and node.inputs[0] in counts
+        if passes or isinstance(operation, Neurons):
+            counts.add(node.name)
+        result.append(node)
+    return result
+
+
+def _spiking(node: Node, counts: set[str], shape: Shape, options: NeuronOptions) -> Operation:
+    """What an operation of the ANN becomes where the values in `counts` count spikes."""
+    operation = node.operation
+    if isinstance(operation, ReLU):
+        return KINDS[options.kind](shape, options.threshold, options.leak, options.start)
+    if isinstance(operation, AvgPool2d) and node.inputs[0] in counts:
+        return SumPool2d(operation.kernel_size, operation.stride)
+    if isinstance(operation, MaxPool2d) and node.inputs[0] not in counts:
+        raise ConversionError(
+            f"'{node.name}' (MaxPool2d) pools values that are no spikes: put it behind a ReLU"
+        )
+    return operation
 
 
 def _activations_before_pooling(nodes: list[Node]) -> list[Node]:

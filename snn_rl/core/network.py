@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -211,14 +210,17 @@ class Network(nn.Module):
 
     def _read_out(self, node: Node, x: Tensor) -> Tensor:
         """Last linear layer on the summed spikes: exact on the weight grid, one pass for all T."""
-        layer: Any = self.layers[node.name]
-        steps = x.shape[1]
+        layer, steps = self._linear(node), x.shape[1]
         if steps == 1:
-            result: Tensor = layer(x)
-            return result
+            return execute.run(node.operation, layer, [x], self.training)
         total = functional.linear(x.sum(1), layer.weight)
-        bias = 0 if layer.bias is None else steps * layer.bias
-        return ((total + bias) / steps).unsqueeze(1)
+        total = total if layer.bias is None else total + steps * layer.bias
+        return (total / steps).unsqueeze(1)
+
+    def _linear(self, node: Node) -> nn.Linear:
+        layer = self.layers[node.name]
+        assert isinstance(layer, nn.Linear)
+        return layer
 
     def _evaluate(self, node: Node, inputs: list[Tensor]) -> Tensor:
         """One layer without state on values [frames, 1 or timesteps, batch, ...]."""
@@ -233,7 +235,7 @@ class Network(nn.Module):
     def _read_observation(self, node: Node, x: Tensor) -> Tensor:
         """Linear layer on float observations, which lie on no grid. In float64 its few terms sum
         to the same float32 in any order, so that engines and batch sizes agree."""
-        layer: Any = self.layers[node.name]
+        layer = self._linear(node)
         bias = None if layer.bias is None else layer.bias.double()
         return functional.linear(x.double(), layer.weight.double(), bias).to(x.dtype)
 
