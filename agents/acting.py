@@ -6,22 +6,26 @@ event-driven engine. Nothing here imports torch before it is needed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from snn_rl.core.state import State
 from snn_rl.errors import SnnRlError
 from snn_rl.inference.engine import EventEngine, EventState
 
 EngineName = Literal["event", "torch"]
+Arrays = State[NDArray[Any]]
+"""A network's state, whatever ran it."""
 
 
+@runtime_checkable
 class Actor(Protocol):
-    """A network with the way it is run; the caller keeps the state, which is a tuple of values
-    with one row per environment and otherwise the actor's own affair.
+    """A network with the way it is run; the caller keeps the state, whose arrays have one row per
+    environment and which is otherwise the actor's own affair.
 
     Attributes:
         engine: what runs it.
@@ -67,11 +71,10 @@ class Actor(Protocol):
     def select(self, state: Any, rows: NDArray[np.bool_]) -> Any:
         """The state of those environments alone."""
 
-    def to_arrays(self, state: Any) -> tuple[NDArray[Any], ...]:
-        """A copy of a state that any actor of the same network can go on from: the frame history
-        (only if frames are stacked), then the membranes of every layer, [batch, ...]."""
+    def to_arrays(self, state: Any) -> Any:
+        """A copy of a state, in NumPy arrays, that any actor of the same network can go on from."""
 
-    def from_arrays(self, arrays: Sequence[Any]) -> Any:
+    def from_arrays(self, arrays: Any) -> Any:
         """Reverse of `to_arrays`. Raises ValueError where they do not fit."""
 
     def with_options(self, timesteps: int, carry_membrane: bool) -> Actor:
@@ -121,20 +124,19 @@ class EventPolicy:
         plan = self.runner.plan
         counts = np.zeros((len(frames), plan.neurons), np.int32)
         q, after = self.runner.step(frames, state, start, counts)
-        spikes = self.runner.by_layer(counts.astype(np.float32))
-        for layer, values in zip(plan.layers, spikes, strict=True):
-            on_spikes(layer.name, torch.from_numpy(values)[None, None])
+        for layer, values in self.runner.by_layer(counts.astype(np.float32)).items():
+            on_spikes(layer, torch.from_numpy(values)[None, None])
         return q, after
 
     def select(self, state: EventState, rows: NDArray[np.bool_]) -> EventState:
         """The state of those environments alone."""
         return EventState(state.membranes[rows], state.history[rows])
 
-    def to_arrays(self, state: EventState) -> tuple[NDArray[Any], ...]:
-        """A copy of a state, in the order in which torch has it; see Actor."""
+    def to_arrays(self, state: EventState) -> Arrays:
+        """A copy of a state, as torch has it; see Actor."""
         return self.runner.to_arrays(state)
 
-    def from_arrays(self, arrays: Sequence[Any]) -> EventState:
+    def from_arrays(self, arrays: Any) -> EventState:
         """Reverse of `to_arrays`. Raises ValueError where they do not fit."""
         return self.runner.from_arrays(arrays)
 

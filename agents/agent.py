@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snn_rl.agents.acting import Actor, EngineName
+from snn_rl.core.state import rows_of
 from snn_rl.errors import EngineError
 from snn_rl.inference.observation import ObservationPipeline
 
@@ -102,17 +103,18 @@ class Agent:
         return self.actor.timesteps
 
     @property
-    def state(self) -> tuple[NDArray[Any], ...] | None:
+    def state(self) -> Any:
         """A copy of the memory after the last observation; None after `reset`.
 
         Assign it back to return to that moment, e.g. to branch a simulation, or to another agent
-        of the same network, whatever engine runs it. It holds the frames before this one (only if
-        frames are stacked), then the membranes of every spiking layer, [environments, ...].
+        of the same network, whatever engine runs it. Its arrays, [environments, ...], are NumPy's;
+        tensors may be assigned. See `snn_rl.core.state.State`: the frames before this one, and
+        what every spiking layer keeps, by name.
         """
         return None if self._state is None else self.actor.to_arrays(self._state)
 
     @state.setter
-    def state(self, state: Sequence[Any] | None) -> None:
+    def state(self, state: Any) -> None:
         self._state = None if state is None else self.actor.from_arrays(state)
 
     def reset(self) -> None:
@@ -168,10 +170,10 @@ class Agent:
                 )
         if state is None:
             state = self.actor.initial_state(len(frames))
-        elif state and len(state[0]) != len(frames):
+        elif (known := rows_of(state)) not in (None, len(frames)):
             raise ValueError(
-                f"got {len(frames)} observations, but the agent remembers {len(state[0])} "
-                "environments: call reset() first"
+                f"got {len(frames)} observations, but the agent remembers {known} environments: "
+                "call reset() first"
             )
         q, state = self.actor.q_values(frames, state, start)
         return (q[0] if single else q), state

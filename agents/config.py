@@ -16,8 +16,11 @@ from snn_rl.support.settings import Section, merge, read_yaml, shipped, shipped_
 
 
 class NeuronConfig(Section):
-    """The LIF neurons and how conversion initialises them."""
+    """The neurons and how conversion initialises them."""
 
+    kind: Literal["lif", "adaptive"] = "lif"
+    """leaky integrate-and-fire, or the same with a threshold that every spike raises; only torch
+    runs the second"""
     threshold: Literal["layer", "channel", "neuron"] = "layer"
     """one trainable threshold per layer, channel or neuron"""
     leak: Literal["layer", "channel", "neuron"] = "neuron"
@@ -28,6 +31,10 @@ class NeuronConfig(Section):
     """... to here, so that fast and slow membranes lie side by side"""
     percentile: float = Field(default=80.0, gt=0, le=100)
     """of the positive membranes on calibration data: the starting threshold"""
+    adaptation: float = Field(default=0.1, ge=0)
+    """of adaptive neurons: the share of the threshold by which a spike raises it, at the start"""
+    adaptation_leak: float = Field(default=0.9, ge=0, le=1)
+    """what remains of that from frame to frame at the start"""
     balance: Literal["layer", "channel"] = "layer"
     """one percentile per layer, or per channel (of mean inputs), for use without training"""
     start: float = 0.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,8 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from snn_rl.agents.acting import EngineName, full_state, view
+from snn_rl.agents.acting import Arrays, EngineName, full_state, view
 from snn_rl.core.network import Network, SpikeHook, State
+from snn_rl.core.state import check_fit, mapped, rows_of
 
 __all__ = ["Policy", "full_state"]
 
@@ -49,8 +49,8 @@ class Policy:
 
     @property
     def remembers(self) -> bool:
-        """Whether membranes tell a frame about those before it."""
-        return bool(self.network.spiking) and self.carry_membrane
+        """Whether what layers keep tells a frame about those before it."""
+        return self.network.sequential and self.carry_membrane
 
     def initial_state(self, batch: int) -> State:
         """State before the first frame of `batch` environments."""
@@ -84,16 +84,20 @@ class Policy:
     def select(self, state: State, rows: NDArray[np.bool_]) -> State:
         """The state of those environments alone."""
         kept = torch.from_numpy(rows)
-        return tuple(tensor[kept] for tensor in state)
+        return mapped(lambda tensor: tensor[kept], state)
 
-    def to_arrays(self, state: State) -> tuple[NDArray[Any], ...]:
+    def to_arrays(self, state: State) -> Arrays:
         """A copy of a state as arrays [batch, ...]; see Actor."""
-        return tuple(tensor.cpu().numpy().copy() for tensor in state)
+        found: Any = state
+        copied: Arrays = mapped(lambda tensor: tensor.cpu().numpy().copy(), found)
+        return copied
 
-    def from_arrays(self, arrays: Sequence[Any]) -> State:
-        """Reverse of `to_arrays`."""
+    def from_arrays(self, arrays: Any) -> State:
+        """Reverse of `to_arrays`. Raises ValueError where they do not fit."""
+        check_fit(arrays, self.initial_state(0), rows_of(arrays) or 0)
         device = self.network.device
-        return tuple(torch.tensor(np.asarray(array), device=device) for array in arrays)
+        state: State = mapped(lambda array: torch.tensor(np.asarray(array), device=device), arrays)
+        return state
 
     def with_options(self, timesteps: int, carry_membrane: bool) -> Policy:
         """The same network run in another way."""

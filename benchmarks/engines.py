@@ -23,6 +23,7 @@ from snn_rl.agents.agent import Agent
 from snn_rl.agents.evaluation import Conditions
 from snn_rl.agents.loading import load_agent, zoo
 from snn_rl.agents.seeds import evaluation_seeds
+from snn_rl.core.state import leaves
 
 ENVIRONMENTS = 8
 
@@ -81,7 +82,7 @@ def _count(outcome: Outcome, agent: Agent, other: Agent, torchs: Any, events: An
     outcome.differing_q += int((torchs[0] != events[0]).any(1).sum())
     theirs, mine = agent.actor.to_arrays(torchs[1]), other.actor.to_arrays(events[1])
     smallest = np.finfo(np.float32).tiny
-    for a, b in zip(theirs, mine, strict=True):
+    for a, b in zip(leaves(theirs), leaves(mine), strict=True):
         outcome.differing_membranes += int((a != b).sum())
         if a.dtype == np.float32:
             outcome.denormal_membranes += int(((a != 0) & (np.abs(a) < smallest)).sum())

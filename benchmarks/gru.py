@@ -10,8 +10,7 @@ import copy
 import shutil
 from contextlib import closing
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from comparing import say
@@ -27,8 +26,9 @@ from snn_rl.agents.policy import Policy
 from snn_rl.agents.qnetwork import mlp, nature_cnn
 from snn_rl.agents.setup import Setup, stage_seed
 from snn_rl.core.graph import Node
-from snn_rl.core.network import Network, SpikeHook, State
+from snn_rl.core.network import Network, SpikeHook
 from snn_rl.core.stacking import scale_pixels
+from snn_rl.core.state import Unrolled
 from snn_rl.runs.folder import Interrupted, begin
 from snn_rl.runs.monitor import MonitorGroup, StopFlag
 from snn_rl.runs.owner import own
@@ -37,13 +37,20 @@ from snn_rl.runs.resume import RESUME, Saver
 STAGE = "gru"
 
 
+class Memory(NamedTuple):
+    """What the network keeps from frame to frame: the hidden vector [batch, units]."""
+
+    hidden: Tensor
+
+
 class GRU(nn.Module):
     """Recurrent Q-network on one frame at a time.
 
-    It offers what training and evaluation ask of `snn_rl.core.network.Network`; its state is the
-    hidden vector. `spiking` names the layer that remembers, which is what the learner runs in
-    sequence; without `nodes` there is no weight grid to snap to.
+    Training asks for no more (`snn_rl.agents.dqn.execution.Learnable`); its state is the hidden
+    vector. No layer spikes, and without `nodes` there is no weight grid to snap to.
     """
+
+    sequential = True
 
     def __init__(
         self, frame_shape: tuple[int, ...], actions: int, *, hidden: list[int], offset: int = 0
@@ -61,7 +68,7 @@ class GRU(nn.Module):
         self.cell = nn.GRUCell(last.in_features, last.out_features)
         self.read_out = read_out
         self.nodes: list[Node] = []
-        self.spiking = {STAGE: SimpleNamespace(size=self.cell.hidden_size)}
+        self.spiking: dict[str, nn.Module] = {}
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
@@ -69,9 +76,9 @@ class GRU(nn.Module):
         """Where the parameters are."""
         return self.cell.weight_ih.device
 
-    def initial_state(self, batch: int) -> State:
+    def initial_state(self, batch: int) -> Memory:
         """A hidden vector of zeros."""
-        return (torch.zeros(batch, self.cell.hidden_size, device=self.device),)
+        return Memory(torch.zeros(batch, self.cell.hidden_size, device=self.device))
 
     def constrain(self) -> None:
         """Nothing is bounded here."""
@@ -83,13 +90,13 @@ class GRU(nn.Module):
     def forward(
         self,
         x: Tensor,
-        state: State,
+        state: Memory,
         episode_start: Tensor | None = None,
         *,
         timesteps: int = 1,
         carry_membrane: bool = True,
         on_spikes: SpikeHook | None = None,
-    ) -> tuple[Tensor, State]:
+    ) -> tuple[Tensor, Memory]:
         """Q-values [frames, batch, actions] and the new state; arguments as of `Network`.
 
         `carry_membrane` False zeroes the hidden vector before every frame; `timesteps` and
@@ -108,7 +115,14 @@ class GRU(nn.Module):
                 hidden = hidden.masked_fill(episode_start[frame].unsqueeze(1), 0)
             hidden = self._step(drive, hidden)
             outputs.append(hidden)
-        return self.read_out(torch.stack(outputs)), (hidden,)
+        return self.read_out(torch.stack(outputs)), Memory(hidden)
+
+    def unroll(
+        self, x: Tensor, state: Memory, episode_start: Tensor | None = None, **options: Any
+    ) -> Unrolled[Tensor]:
+        """As `forward`; there are no spike rates."""
+        q, state = self(x, state, episode_start, **options)
+        return Unrolled(q, {}, state)
 
     def _step(self, drive: Tensor, hidden: Tensor) -> Tensor:
         """torch.nn.GRUCell, given its frame's share of the gates."""

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from snn_rl.conversion.temporal_pruning import temporal_pruning
     from snn_rl.conversion.tracing import trace
     from snn_rl.core.network import Network
-    from snn_rl.core.neuron import LIF, lif_step
-    from snn_rl.core.scan import lif_scan
+    from snn_rl.core.neuron import LIF
+    from snn_rl.core.scan import lif_scan, lif_step
     from snn_rl.core.surrogates import Surrogate
     from snn_rl.errors import SnnRlError
     from snn_rl.exchange.export import export
@@ -71,7 +71,7 @@ _HOME = {
     "Network": "snn_rl.core.network",
     "LIF": "snn_rl.core.neuron",
     "Surrogate": "snn_rl.core.surrogates",
-    "lif_step": "snn_rl.core.neuron",
+    "lif_step": "snn_rl.core.scan",
     "temporal_pruning": "snn_rl.conversion.temporal_pruning",
     "lif_scan": "snn_rl.core.scan",
     "trace": "snn_rl.conversion.tracing",

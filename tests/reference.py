@@ -62,6 +62,62 @@ def scan_gradients(
     return grad_current, g, grad_v, grad_leak
 
 
+def adaptive_step(
+    current: Array, u: Array, a: Array, v: Array, leak: Array, strength: Array, decay: Array
+) -> tuple[Array, Array, Array, Array]:
+    """As `step`, with a threshold raised by the share a of it, which every spike adds to.
+
+    Returns spikes, post-reset u, the new a, and pre-reset u.
+    """
+    pre = (leak * u) + current
+    o = np.where(pre > v + (v * a), 1.0, 0.0).astype(pre.dtype)
+    return o, pre - v * o, (decay * a) + strength * o, pre
+
+
+def adaptive_scan(
+    current: Array, u: Array, a: Array, parameters: tuple[Array, ...], start: Array, timesteps: int
+) -> tuple[Array, ...]:
+    """One layer; current [F, 1 or T, B, N]. Returns spikes, final u and a, and of every step the
+    pre-reset u, and u and a before it."""
+    shape = (current.shape[0], timesteps, *current.shape[2:])
+    spikes, pre, u_before, a_before = (np.zeros(shape, current.dtype) for _ in range(4))
+    for f in range(shape[0]):
+        anew = start[f].reshape(-1, *[1] * (u.ndim - 1))
+        u, a = (np.where(anew, x.dtype.type(0), x) for x in (u, a))
+        for t in range(timesteps):
+            u_before[f, t], a_before[f, t] = u, a
+            i = current[f, min(t, current.shape[1] - 1)]
+            spikes[f, t], u, a, pre[f, t] = adaptive_step(i, u, a, *parameters)
+    return spikes, u, a, pre, u_before, a_before
+
+
+def adaptive_gradients(
+    grad_spikes: Array, grad_u: Array, grad_a: Array, run: tuple[Array, ...],
+    parameters: tuple[Array, ...], start: Array, repeats: int, kind: str, gamma: float,
+) -> list[Array]:  # fmt: skip
+    """Gradients of `adaptive_scan` w.r.t. current, first u and a, and v, leak, strength, decay.
+
+    z = u / v - a, ds = (do + strength * ga) * s(z); du = gu + ds / v; dv = -gu * o - ds * u / v^2
+    (spike in the reset is a constant); da = decay * ga - ds; dstrength = ga * o, ddecay = ga * a.
+    """
+    spikes, _, _, pre, u_before, a_before = run
+    v, leak, strength, decay = parameters
+    grad_current = np.zeros((len(pre), repeats, *pre.shape[2:]))
+    grads = [np.zeros(pre.shape[3:]) for _ in parameters]
+    for f in reversed(range(pre.shape[0])):
+        for t in reversed(range(pre.shape[1])):
+            o, u, before, a = (x[f, t] for x in (spikes, pre, u_before, a_before))
+            ds = (grad_spikes[f, t] + strength * grad_a) * surrogate(u / v - a, kind, gamma)
+            du = grad_u + ds / v
+            found = (-grad_u * o - ds * u / v**2, du * before, grad_a * o, grad_a * a)
+            grads = [total + new.sum(0) for total, new in zip(grads, found, strict=True)]
+            grad_current[f, min(t, repeats - 1)] += du
+            grad_u, grad_a = du * leak, grad_a * decay - ds
+        anew = start[f].reshape(-1, *[1] * (grad_u.ndim - 1))
+        grad_u, grad_a = np.where(anew, 0.0, grad_u), np.where(anew, 0.0, grad_a)
+    return [grad_current, grad_u, grad_a, *grads]
+
+
 def conv(x: Array, w: Array, stride: int = 1) -> Array:
     """Convolution without padding; x [..., C, H, W], w [O, C, k, k]."""
     k = w.shape[-1]

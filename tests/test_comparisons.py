@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 import torch
 
+from snn_rl.agents.acting import Actor
+from snn_rl.agents.dqn.execution import Learnable
 from snn_rl.agents.loading import load_agent
+from snn_rl.agents.policy import Policy
 from snn_rl.errors import SnnRlError
 from snn_rl.runs.monitor import StopFlag
 
@@ -92,6 +95,15 @@ def test_an_episode_begins_with_an_empty_memory() -> None:
     forgetful, _ = network(x, used, start, carry_membrane=False)
     alone, _ = network(x[4:], network.initial_state(2))
     torch.testing.assert_close(forgetful[4:], alone)
+
+
+def test_it_learns_and_acts_without_pretending_to_spike() -> None:
+    network = gru((4,))
+    policy = Policy(network)
+    assert isinstance(network, Learnable) and isinstance(policy, Actor)
+    assert policy.remembers and not policy.spiking and not network.spiking
+    q, rates, state = network.unroll(torch.randn(5, 2, 4), network.initial_state(2))
+    assert q.requires_grad and rates == {} and type(state) is type(network.initial_state(2))
 
 
 @torch.no_grad()
@@ -220,7 +232,7 @@ def test_td(
 ) -> None:
     """All begin from one ANN that had no teacher; TD has none either."""
     td = load("td")
-    few = {"num_envs": 4, "rollout": 8, "replay": 256, "learning_starts": 64, "updates": 2}
+    few = {"num_envs": 4, "rollout": 8, "replay": 512, "learning_starts": 64, "updates": 2}
     small = {key: value | few for key, value in td.METHODS.items() if value}
     monkeypatch.setattr(td, "METHODS", td.METHODS | small)
     names = ["T1 carried TD", "T1 carried distillation", "T3 zeroed both", "T1 zeroed both"]

@@ -19,6 +19,7 @@ from snn_rl.conversion.tracing import trace
 from snn_rl.core.grid import snap
 from snn_rl.core.network import Network
 from snn_rl.core.neuron import lif_step
+from snn_rl.core.state import leaves
 from snn_rl.envs.observation import ObservationPipeline
 from snn_rl.errors import EngineError, SnnRlError
 from snn_rl.exchange.nir_files import counterpart
@@ -116,7 +117,7 @@ def test_membranes_start_at_half_their_threshold(carry: bool) -> None:
         on_current=lambda name, current, *_: currents.update({name: current}),
         on_spikes=lambda name, fired: spikes.update({name: fired}),
     )
-    for (name, layer), after in zip(network.spiking.items(), state, strict=True):
+    for (name, layer), after in zip(network.spiking.items(), leaves(state), strict=True):
         begun = (0.5 * layer.threshold).expand(batch, *layer.shape)
         membrane = begun
         for f in range(frames):

@@ -20,6 +20,7 @@ from snn_rl.agents.loading import find_agent, load_agent
 from snn_rl.agents.lowered import fastest
 from snn_rl.agents.seeds import validation_seeds
 from snn_rl.core.grid import snap
+from snn_rl.core.state import leaves
 from snn_rl.errors import EngineError, SnnRlError
 from snn_rl.inference.choice import weigh
 from snn_rl.inference.lowering import lower
@@ -66,7 +67,7 @@ def test_both_engines_act_alike_and_trade_their_states(source: str) -> None:
         start[:] = False
         if i % 4 == 3:
             event.state, torch.state = torch.state, event.state
-        for ours, theirs in zip(event.state or (), torch.state or (), strict=True):
+        for ours, theirs in zip(leaves(event.state), leaves(torch.state), strict=True):
             assert np.array_equal(ours, theirs)
 
 
@@ -78,7 +79,9 @@ def test_predict_leaves_the_agents_own_memory_alone() -> None:
     _, state = agent.predict(x[1])
     action, _ = agent.predict(x[2], state, np.array([False, True]))
     assert action.shape == (2,)
-    assert all(np.array_equal(a, b) for a, b in zip(before or (), agent.state or (), strict=True))
+    assert all(
+        np.array_equal(a, b) for a, b in zip(leaves(before), leaves(agent.state), strict=True)
+    )
 
 
 def test_auto_takes_the_event_driven_engine_for_spiking_agents_alone() -> None:
@@ -110,7 +113,7 @@ def test_the_torch_network_is_there_when_it_is_asked_for() -> None:
 def test_states_of_other_agents_are_refused() -> None:
     agent, other = load_agent(CARTPOLE), load_agent(PONG)
     other.act(observations(other, 1, 1)[0])
-    with pytest.raises(ValueError, match="this agent's"):
+    with pytest.raises(ValueError, match="expected State"):
         agent.state = other.state
 
 

@@ -20,6 +20,7 @@ from snn_rl.agents.loading import find_agent, zoo
 from snn_rl.core.graph import Node
 from snn_rl.core.network import Network
 from snn_rl.core.operations import LIF
+from snn_rl.core.state import leaves, mapped
 from snn_rl.errors import EngineError
 from snn_rl.inference.engine import EventEngine
 from snn_rl.inference.interpreter import interpret
@@ -44,7 +45,7 @@ def assert_same(network: Network, engine: EventEngine, frames: Any, starts: Any)
             carry_membrane=engine.carry_membrane,
         )
         assert np.array_equal(q, y[0].numpy())
-        for ours, tensor in zip(engine.to_arrays(state), theirs, strict=True):
+        for ours, tensor in zip(leaves(engine.to_arrays(state)), leaves(theirs), strict=True):
             assert np.array_equal(ours, tensor.numpy())
 
 
@@ -137,14 +138,15 @@ def test_states_cross_to_torch_and_back() -> None:
     network = cnn(stack=2)
     engine = engine_of(network, 1, True)
     _, state = engine.step(observations(network, 1, 2, 0)[0], engine.initial_state(2))
-    tensors = tuple(torch.from_numpy(array) for array in engine.to_arrays(state))
+    tensors = mapped(torch.from_numpy, engine.to_arrays(state))
     back = engine.from_arrays(tensors)
     assert np.array_equal(back.membranes, state.membranes)
     assert np.array_equal(back.history, state.history)
-    for foreign in (tensors[1:], tuple(t[..., :-1] for t in tensors), ()):
+    smaller = mapped(lambda tensor: tensor[..., :-1], tensors)
+    for foreign in (tensors._replace(history=None), smaller, tensors._replace(layers={}), ()):
         with pytest.raises(ValueError, match="shape"):
             engine.from_arrays(foreign)
-    tensors[1][0] = float("nan")
+    leaves(tensors)[1][0] = float("nan")
     with pytest.raises(ValueError, match="finite"):
         engine.from_arrays(tensors)
 

@@ -88,8 +88,8 @@ def trace_of(network: Network, timesteps: int, carry: bool, seed: int) -> Trace:
         q, state = network(
             frames, network.initial_state(1), starts, timesteps=timesteps, carry_membrane=carry
         )
-    names = OneFrame(network, timesteps, carry=carry).state_names
-    kept = {name: t.numpy() for name, t in zip(names, state, strict=False)}
+    one = OneFrame(network, timesteps, carry=carry)
+    kept = {n: t.numpy() for n, t in zip(one.state_names, one.kept(state), strict=True)}
     begun = {name: np.zeros_like(array) for name, array in kept.items()}
     return Trace(frames[:, 0].numpy(), starts[:, 0].numpy(), q[:, 0].numpy(), begun, kept)
 

@@ -20,6 +20,7 @@ from snn_rl.conversion.convert import Calibration, NeuronOptions, convert
 from snn_rl.conversion.tracing import trace
 from snn_rl.core.grid import snap
 from snn_rl.core.network import Network
+from snn_rl.core.state import leaves
 from snn_rl.errors import SnnRlError
 from snn_rl.exchange import extras
 from snn_rl.exchange.golden import record, replay, torch_step
@@ -129,7 +130,7 @@ def test_the_batch_is_free(batch: int, tmp_path: Path) -> None:
     snn_rl.export(agent, tmp_path / "a.onnx", frames=5)
     opened = session(tmp_path / "a.onnx")
     names = one_frame(agent).state_names
-    state = [t.numpy() for t in agent.policy.initial_state(batch)]
+    state = [t.numpy() for t in leaves(agent.policy.initial_state(batch))]
     agent.reset()
     for seed in range(20):
         frame = np.random.default_rng(seed).normal(0, 0.3, (batch, 4)).astype(np.float32)

@@ -293,7 +293,7 @@ def test_dropout_and_batch_norm_train_in_updates_alone() -> None:
 
     def play(net: Network) -> Tensor:
         with torch.no_grad():
-            q: Tensor = net(frames, ())[0]
+            q: Tensor = net(frames)[0]
             return q
 
     assert torch.equal(play(network), play(network))

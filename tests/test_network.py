@@ -12,7 +12,8 @@ from numpy.testing import assert_allclose
 from torch import Tensor
 
 from snn_rl.core.graph import node_from_dict
-from snn_rl.core.network import Network
+from snn_rl.core.network import Network, State
+from snn_rl.core.state import leaves
 from snn_rl.errors import SnnRlError
 
 
@@ -25,9 +26,9 @@ from snn_rl.errors import SnnRlError
         ({"x": torch.zeros(2, 3, 3, dtype=torch.uint8)}, r"torch.uint8; expected torch.float32"),
         ({"x": torch.zeros(2, 3, 3, dtype=torch.int64)}, r"torch.int64; expected torch.float32"),
         ({"x": torch.zeros(2, 3, 3).double()}, r"torch.float64; expected torch.float32"),
-        ({"x": torch.zeros(2, 4, 3)}, r"\(3, 8\).*expected.*\(4, 8\).*batch of 4"),
-        ({"state": ()}, r"shape \[\]; expected \[\(3, 8\), \(3, 5\)\]"),
-        ({"state": (torch.zeros(3, 5), torch.zeros(3, 8))}, r"\(3, 5\), \(3, 8\)\]; expected"),
+        ({"x": torch.zeros(2, 4, 3)}, r"\(3, 8\).*expected.*\(4, 8\).*initial_state\(4\)"),
+        ({"state": State(None, {})}, r"layers={}.*expected.*\(3, 8\).*\(3, 5\)"),
+        ({"state": (torch.zeros(3, 5), torch.zeros(3, 8))}, r"\(\(3, 5\), \(3, 8\)\); expected"),
         ({"start": torch.zeros(3, 2, dtype=torch.bool)}, r"\(3, 2\); expected \(2, 3\)"),
         ({"start": torch.zeros(2, 3)}, r"torch.float32; expected torch.bool"),
         ({"timesteps": 0}, r"at least 1, not 0"),
@@ -61,8 +62,8 @@ def test_membranes_stay_bounded_over_27000_frames() -> None:
         x = torch.randn(1000, 2, 3, generator=generator) - 0.3
         y, state = network(x, state)
         assert y.isfinite().all()
-        lowest = min(lowest, *(float(s.min()) for s in state))
-        highest = max(highest, *(float(s.max()) for s in state))
+        lowest = min(lowest, *(float(s.min()) for s in leaves(state)))
+        highest = max(highest, *(float(s.max()) for s in leaves(state)))
     bound = 0.0
     for weighted in ("fc1", "fc2"):
         layer: Any = network.layers[weighted]
@@ -82,7 +83,9 @@ def test_hooks_see_every_layer_in_order() -> None:
         network.initial_state(2),
         start,
         timesteps=4,
-        on_current=lambda name, i, u, r: seen.append((name, tuple(i.shape), tuple(u.shape), r)),
+        on_current=lambda name, i, before, r: seen.append(
+            (name, tuple(i.shape), tuple(before.membrane.shape), r)
+        ),
         on_spikes=lambda name, o: seen.append((name, tuple(o.shape), set(o.unique().tolist()))),
     )
     assert [entry[:2] for entry in seen] == [
@@ -157,7 +160,7 @@ def test_network_moves_to_float64_and_back() -> None:
     want, _ = network(x, network.initial_state(2), timesteps=2)
     network.double()
     got, state = network(x.double(), network.initial_state(2), timesteps=2)
-    assert got.dtype == state[0].dtype == torch.float64
+    assert got.dtype == leaves(state)[0].dtype == torch.float64
     assert_allclose(got.detach().numpy(), want.detach().numpy(), rtol=1e-5, atol=1e-5)
 
 

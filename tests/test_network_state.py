@@ -21,6 +21,7 @@ from snn_rl.conversion.temporal_pruning import temporal_pruning
 from snn_rl.conversion.tracing import trace
 from snn_rl.core.network import Network, State
 from snn_rl.core.operations import PIXEL_UNIT
+from snn_rl.core.state import leaves, mapped
 from snn_rl.runs.checkpoint import load, save
 
 few = settings(max_examples=25, deadline=None, derandomize=True)
@@ -28,8 +29,7 @@ few = settings(max_examples=25, deadline=None, derandomize=True)
 
 def same(a: tuple[Tensor, State], b: tuple[Tensor, State]) -> None:
     assert torch.equal(a[0], b[0])
-    assert len(a[1]) == len(b[1])
-    for one, other in zip(a[1], b[1], strict=True):
+    for one, other in zip(leaves(a[1]), leaves(b[1]), strict=True):
         assert torch.equal(one, other)
 
 
@@ -72,7 +72,7 @@ def test_batch_equals_single_rows(network: Network, seed: int, timesteps: int, c
     for b in range(5):
         row = slice(b, b + 1)
         single = network(x[:, row], network.initial_state(1), start[:, row], **how)
-        same((y[:, row], tuple(s[row] for s in state)), single)
+        same((y[:, row], mapped(lambda s, row=row: s[row], state)), single)
 
 
 def as_reference(network: Network, names: list[tuple[str, str | None]]) -> list[dict[str, Any]]:
@@ -112,11 +112,11 @@ def test_network_equals_reference_at_every_t(
     )
     observed = x.numpy().astype(np.float32) * np.float32(PIXEL_UNIT if pixels else 1)
     want, want_state, want_spikes = reference.network(
-        layers, observed, [s.numpy() for s in state], start.numpy(), timesteps, carry
+        layers, observed, [s.numpy() for s in leaves(state)], start.numpy(), timesteps, carry
     )
     for got, spiked in zip(spikes.values(), want_spikes, strict=True):
         assert np.array_equal(got.numpy(), spiked)
-    for got, membrane in zip(new_state, want_state, strict=True):
+    for got, membrane in zip(leaves(new_state), want_state, strict=True):
         assert np.array_equal(got.numpy(), membrane)
     assert_allclose(y.numpy(), want, rtol=1e-6, atol=1e-6)
 
@@ -154,18 +154,15 @@ def test_without_carry_every_frame_starts_from_zero(
 ) -> None:
     x, start = play(network, 4, 2, seed)
     how: dict[str, Any] = {"timesteps": timesteps, "carry_membrane": False}
-    junk = tuple(
-        torch.full_like(s, 3) if s.dim() != x.dim() or network.stack == 1 else s
-        for s in network.initial_state(2)
-    )
-    y, _ = network(x, junk, start, **how)
     zero = network.initial_state(2)
+    junk = zero._replace(layers=mapped(lambda s: torch.full_like(s, 3), zero.layers))
+    y, _ = network(x, junk, start, **how)
     state = zero
     for f in range(4):
         one, state = network(x[f : f + 1], state, start[f : f + 1], timesteps=timesteps)
         assert torch.equal(y[f], one[0])
         # stacked frames are the input of a frame, not its memory: they stay
-        state = (state[0], *zero[1:]) if network.stack > 1 else zero
+        state = state._replace(layers=zero.layers)
 
 
 @few
@@ -179,10 +176,12 @@ def test_episode_start_zeroes_exactly_its_row(network: Network, seed: int, frame
     y, after = network(x, state, start, timesteps=2)
     untouched, kept = network(x, state, timesteps=2)
     fresh = network(x[frame:, 1:2], network.initial_state(1), timesteps=2)
-    same((y[frame:, 1:2], tuple(s[1:2] for s in after)), fresh)
+    same((y[frame:, 1:2], mapped(lambda s: s[1:2], after)), fresh)
     for row in (0, 2):
         assert torch.equal(y[:, row], untouched[:, row])
-        assert all(torch.equal(a[row], k[row]) for a, k in zip(after, kept, strict=True))
+        assert all(
+            torch.equal(a[row], k[row]) for a, k in zip(leaves(after), leaves(kept), strict=True)
+        )
     assert torch.equal(y[:frame, 1], untouched[:frame, 1])
 
 
@@ -200,8 +199,7 @@ def test_stacking_equals_a_stack_by_hand(pixels: bool, stack: int, frames: int, 
     plain.stack, plain.input_shape = 1, network.stacked_shape()
     x, start = play(network, frames, 2, seed, 0.4)
     older, _ = play(network, stack - 1, 2, seed + 1)
-    state = network.initial_state(2)
-    state = (older.transpose(0, 1).contiguous(), *state[1:])
+    state = network.initial_state(2)._replace(history=older.transpose(0, 1).contiguous())
 
     pasts = [[older[a, b] for a in range(stack - 1)] for b in range(2)]
     stacks = torch.zeros(frames, 2, *network.stacked_shape(), dtype=x.dtype)
@@ -212,19 +210,20 @@ def test_stacking_equals_a_stack_by_hand(pixels: bool, stack: int, frames: int, 
             pasts[b].append(x[f, b])
             stacks[f, b] = torch.cat(pasts[b][-stack:])
     y, after = network(x, state, start, timesteps=2)
-    same((y, after[1:]), plain(stacks, state[1:], start, timesteps=2))
+    unstacked = plain(stacks, state._replace(history=None), start, timesteps=2)
+    same((y, after._replace(history=None)), unstacked)
     for b in range(2):
-        assert torch.equal(after[0][b], torch.stack(pasts[b][-(stack - 1) :]))
+        assert torch.equal(after.history[b], torch.stack(pasts[b][-(stack - 1) :]))
 
 
 @torch.no_grad()
 def test_stacked_history_that_is_not_finite_is_forgotten() -> None:
     network = mlp(0, stack=3)
     state = network.initial_state(1)
-    state[0].fill_(float("nan"))
+    leaves(state)[0].fill_(float("nan"))
     x, _ = play(network, 2, 1, 0)
     y, after = network(x, state, torch.tensor([[True], [False]]))
-    assert y.isfinite().all() and all(s.isfinite().all() for s in after)
+    assert y.isfinite().all() and all(s.isfinite().all() for s in leaves(after))
 
 
 def test_a_spiking_network_that_was_told_nothing_refuses_to_guess() -> None:
@@ -240,7 +239,7 @@ def test_calls_default_to_what_conversion_and_card_said(tmp_path: Path) -> None:
     ann = trace(seeded(lambda: nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), 0),
                 FEATURES, pixels=False)  # fmt: skip
     x = torch.rand(4, 5, *FEATURES)
-    ann(x, ())  # an ANN needs neither
+    ann(x)  # an ANN needs neither
     snn = convert(ann, Calibration(x), timesteps=3, carry_membrane=True)
     said = snn(x, snn.initial_state(5), timesteps=3, carry_membrane=True)[0]
     assert torch.equal(snn(x, snn.initial_state(5))[0], said)

@@ -7,45 +7,47 @@ from typing import Any
 import pytest
 import torch
 from graphs import node_of
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snn_rl.core import execute, operations
 from snn_rl.core.graph import check, ranges, read_operation
 from snn_rl.core.operations import OPERATIONS, Operation
+from snn_rl.energy import counts
 from snn_rl.errors import SnnRlError
 from snn_rl.exchange import nir_files, one_frame
+from snn_rl.inference import lowering
 
-OF_THE_NETWORK = (operations.Input, operations.LIF)
+OF_THE_NETWORK = (operations.Input, operations.LIF, operations.AdaptiveLIF)
 """What needs state, time or pixels is run by the network itself."""
-NOT_IN_NIR = (
-    operations.Input,  # written by itself
-    operations.Add,  # edges
-    operations.Dropout,
-    operations.ReLU,  # refused, and with it every ANN
-    operations.BatchNorm,
-    operations.MaxPool2d,
-)
+ANN = (operations.ReLU, operations.BatchNorm)
+TARGETS: dict[str, tuple[Any, tuple[type[Operation], ...]]] = {
+    "torch": (execute.run, OF_THE_NETWORK),
+    "ONNX and torch.export": (one_frame.evaluate, OF_THE_NETWORK),
+    "NIR": (
+        nir_files.counterpart,
+        # Input and sums are written as edges, dropout not at all.
+        (*ANN, operations.Input, operations.Add, operations.Dropout, operations.MaxPool2d,
+         operations.AdaptiveLIF),
+    ),
+    "engine and C": (
+        lowering.lowered,
+        (*ANN, operations.AvgPool2d, operations.MaxPool2d, operations.AdaptiveLIF),
+    ),
+    "energy": (counts.spikes_in, ()),
+}  # fmt: skip
+"""What dispatches on operations, and those that it refuses by name."""
 PAIRS = st.tuples(st.integers(1, 3), st.integers(1, 3))
 
 
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.kind)
-def test_torch_runs_every_operation(operation: type[Operation]) -> None:
-    refuses = execute.run.dispatch(Operation)
-    assert (execute.run.dispatch(operation) is refuses) == (operation in OF_THE_NETWORK)
-
-
-@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.kind)
-def test_onnx_and_torch_export_write_every_operation(operation: type[Operation]) -> None:
-    refuses = one_frame.evaluate.dispatch(Operation)
-    assert (one_frame.evaluate.dispatch(operation) is refuses) == (operation in OF_THE_NETWORK)
-
-
-@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.kind)
-def test_nir_writes_an_operation_or_refuses_it(operation: type[Operation]) -> None:
-    refuses = nir_files.counterpart.dispatch(Operation)
-    refused = operation in NOT_IN_NIR
-    assert refused == (nir_files.counterpart.dispatch(operation) is refuses)
+def test_every_target_has_an_operation_or_refuses_it(
+    operation: type[Operation], target: str
+) -> None:
+    function, refused = TARGETS[target]
+    has = function.dispatch(operation) is not function.dispatch(Operation)
+    assert has == (operation not in refused)
 
 
 def test_kinds_are_unique() -> None:
@@ -53,6 +55,7 @@ def test_kinds_are_unique() -> None:
     assert len(set(kinds)) == len(kinds)
 
 
+@settings(deadline=None)
 @given(
     kernel=PAIRS,
     stride=PAIRS,

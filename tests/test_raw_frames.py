@@ -12,6 +12,7 @@ from test_atari import plain_game
 from untrained import untrained_agent
 
 from snn_rl.agents.agent import Agent
+from snn_rl.core.state import leaves
 from snn_rl.envs import AtariVector, make_vector
 from snn_rl.envs.pictures import AtariPictures
 
@@ -74,7 +75,8 @@ def test_raw_screens_and_frames_give_the_same_game(
         else:
             assert raw.act(screen[None]).tolist() == actions[-1:]
         assert all(
-            np.array_equal(a, b) for a, b in zip(agent.state or (), raw.state or (), strict=True)
+            np.array_equal(a, b)
+            for a, b in zip(leaves(agent.state), leaves(raw.state), strict=True)
         )
         if len(actions) == limit:
             break

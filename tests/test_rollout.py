@@ -19,7 +19,8 @@ from snn_rl.agents.qnetwork import mlp
 from snn_rl.conversion.convert import Calibration, NeuronOptions, convert
 from snn_rl.conversion.tracing import trace
 from snn_rl.core.grid import snap
-from snn_rl.core.network import Network
+from snn_rl.core.network import Network, State
+from snn_rl.core.state import leaves
 from snn_rl.envs import check_spaces, episode_seed, make_vector
 from snn_rl.envs.observation import ObservationPipeline, pipeline_for
 from snn_rl.errors import SnnRlError
@@ -131,7 +132,7 @@ def episodes(segment: Segment, env: int) -> list[slice]:
     return [slice(*pair) for pair in zip(begins, [*begins[1:], len(segment.start)], strict=True)]
 
 
-def alone(policy: Policy, frames: NDArray[Any]) -> tuple[NDArray[Any], tuple[torch.Tensor, ...]]:
+def alone(policy: Policy, frames: NDArray[Any]) -> tuple[NDArray[Any], State]:
     """Q-values of an episode that is played by itself, and the state after it."""
     state, values = policy.network.initial_state(1), []
     with torch.no_grad():
@@ -160,7 +161,7 @@ def test_membranes_are_those_of_each_episode_played_alone(timesteps: int, epsilo
             q, state = alone(policy, segment.frames[part, env])
             if epsilon == 0:
                 np.testing.assert_array_equal(segment.action[part, env], q.argmax(1))
-        for mine, theirs in zip(rollout.state, state, strict=True):
+        for mine, theirs in zip(leaves(rollout.state), leaves(state), strict=True):
             assert torch.equal(mine[env], theirs[0])
 
 
@@ -248,7 +249,7 @@ def test_labels_come_with_the_teachers_own_memory(kind: str) -> None:
         for part in episodes(segment, env):
             q, state = alone(teacher, segment.frames[part, env])
             np.testing.assert_allclose(segment.teacher_q[part, env], q, atol=1e-6)
-        for mine, theirs in zip(rollout.teacher_state, state, strict=True):
+        for mine, theirs in zip(leaves(rollout.teacher_state), leaves(state), strict=True):
             assert torch.equal(mine[env], theirs[0])
 
 

@@ -22,12 +22,12 @@ from snn_rl.agents.dqn.rollout import Exploration, Rollout
 from snn_rl.agents.dqn.spans import Spans, spans_of
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.run import Run
-from snn_rl.core.network import State
+from snn_rl.core.state import filled, leaves
 from snn_rl.envs import make_vector
 from snn_rl.envs.observation import ObservationPipeline
 
 
-def coded(number: int) -> State:
+def coded(number: int) -> tuple[torch.Tensor, torch.Tensor]:
     """A state of all environments that tells its row and environment."""
     code = 1000 * torch.arange(ENVS) + number
     return (code.float()[:, None].expand(ENVS, 3), code.to(torch.uint8)[:, None, None])
@@ -98,7 +98,7 @@ def test_from_stored_states_play_is_repeated(stack: int) -> None:
         with torch.no_grad():
             q, _ = policy.network(
                 torch.from_numpy(replay.frames[:, rows]).transpose(0, 1),
-                tuple(torch.from_numpy(array[:, first // every]) for array in replay.states),
+                filled(start, [torch.from_numpy(a[:, first // every]) for a in replay.states]),
                 torch.from_numpy(replay.start[:, rows]).T,
                 timesteps=2,
             )
@@ -136,5 +136,5 @@ def test_spiking_stages_learn_from_stored_states(
     states = [segment.state for segment in drawn]
     assert all((state is not None) == carry for state in states)
     if carry:  # also in the middle of an episode
-        assert any(float(state[0].abs().max()) > 0 for state in states if state is not None)
+        assert any(float(leaf.abs().max()) > 0 for state in states for leaf in leaves(state))
         assert all(segment.burn_in == 2 for segment in drawn)

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from networks import mlp
-from short_runs import short
+from short_runs import Watcher, short
 from torch import Tensor
 
 import snn_rl
+from snn_rl.agents.run import Interrupted, Run
 from snn_rl.core.scan import lif_scan
 from snn_rl.core.surrogates import SHIPPED, Surrogate, arctan
 from snn_rl.errors import SnnRlError
@@ -72,6 +73,31 @@ def test_a_run_with_one_s_own_is_saved_acts_and_asks_for_it_to_train_on(tmp_path
         snn_rl.train(again, run_dir=tmp_path / "more")
     agents = snn_rl.train(again, run_dir=tmp_path / "more", surrogate=own)
     assert agents["T1"].policy.network.surrogate.function is box
+
+
+class Impatient(Watcher):
+    """Stops a run in its first spiking stage."""
+
+    def should_stop(self) -> bool:
+        return any(progress.stage == "T1" for progress in self.seen)
+
+
+def test_a_stopped_first_spiking_stage_asks_for_it(tmp_path: Path) -> None:
+    """The stage has no card yet: its saved state names the surrogate."""
+    config = short(timesteps=1, spiking={"steps": 512}, save_every=0)
+    own = Surrogate("box", 0.8, box)
+
+    def run(surrogate: Surrogate | None, monitor: Watcher) -> Run:
+        return Run(config, tmp_path / "run", monitor, surrogate=surrogate)
+
+    with pytest.raises(Interrupted, match="T1"):
+        run(own, Impatient()).train()
+    asked = r"T1 trains with the surrogate 'box' \(gamma 0.8\): to go on, pass surrogate="
+    for wrong in (None, Surrogate("box", 0.5, box)):
+        with pytest.raises(SnnRlError, match=asked):
+            run(wrong, Watcher()).train()
+    agents = run(own, Watcher()).train()
+    assert agents["T1"].policy.network.surrogate == own
 
 
 def test_learning_calls_it() -> None:

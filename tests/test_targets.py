@@ -18,12 +18,13 @@ from segments import (
     slow_return,
     spiking_network,
 )
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
 from snn_rl.agents.dqn.learner import Learner
 from snn_rl.agents.dqn.replay import Segment
-from snn_rl.core.network import Network
+from snn_rl.core.network import Network, State
+from snn_rl.core.state import leaves, mapped
 
 
 def td_by_hand(learner: Learner, segment: Segment) -> float:
@@ -35,7 +36,9 @@ def td_by_hand(learner: Learner, segment: Segment) -> float:
         "timesteps": learner.targets.run.timesteps,
         "carry_membrane": learner.targets.run.carry_membrane,
     }
-    state = segment.state or learner.network.initial_state(BATCH)
+    state = segment.state
+    if state is None:
+        state = learner.network.initial_state(BATCH)
     with torch.no_grad():
         online, _ = learner.network(frames, state, start, **kwargs)
         value, _ = target(frames, state, start, **kwargs)
@@ -80,7 +83,7 @@ def test_dqn_loss_is_that_of_a_plain_sequential_pass(
         segment = segment_of(unknown + 6 + n_step, seed, burn_in=unknown)
         metrics = losses(learner, segment)[1]
         assert metrics["td"] == pytest.approx(td_by_hand(learner, segment), rel=1e-4)
-        state = tuple(torch.rand_like(tensor) for tensor in network.initial_state(BATCH))
+        state = mapped(torch.rand_like, network.initial_state(BATCH))
         known = replace(segment, state=state, burn_in=burn_in)
         metrics = losses(learner, known)[1]
         assert metrics["td"] == pytest.approx(td_by_hand(learner, known), rel=1e-4)
@@ -106,7 +109,7 @@ def test_in_double_dqn_the_online_network_selects(double: bool, valued: float) -
     assert losses(learner, segment)[1]["td"] == pytest.approx(float(expected), rel=1e-5)
 
 
-Pass = tuple[torch.nn.Module, int, tuple[Tensor, ...]]
+Pass = tuple[torch.nn.Module, int, State | None]
 
 
 @pytest.fixture
@@ -116,7 +119,7 @@ def passes() -> Iterator[list[Pass]]:
 
     def note(module: torch.nn.Module, arguments: tuple[Any, ...]) -> None:
         if isinstance(module, Network):
-            seen.append((module, len(arguments[0]), arguments[1]))
+            seen.append((module, len(arguments[0]), (*arguments, None)[1]))
 
     handle = torch.nn.modules.module.register_module_forward_pre_hook(note)
     yield seen
@@ -126,7 +129,7 @@ def passes() -> Iterator[list[Pass]]:
 def test_target_network_starts_where_the_segment_does(passes: list[Pass]) -> None:
     network = spiking_network()
     learner = learner_of(network, n_step=2, timesteps=2)
-    state = tuple(torch.full_like(m, 0.5) for m in network.initial_state(BATCH))
+    state = mapped(lambda m: torch.full_like(m, 0.5), network.initial_state(BATCH))
     passes.clear()  # those of its calibration
     losses(learner, replace(segment_of(8), state=state))
     of_target = [seen for seen in passes if seen[0] is learner.target]
@@ -134,7 +137,9 @@ def test_target_network_starts_where_the_segment_does(passes: list[Pass]) -> Non
     assert len(of_target) == 1
     for _, frames, membranes in (of_target[0], of_network[0]):
         assert frames in (6, 8)  # the online network makes a pass of its own over the last two
-        assert all(torch.equal(*pair) for pair in zip(membranes, state, strict=True))
+        assert all(
+            torch.equal(*pair) for pair in zip(leaves(membranes), leaves(state), strict=True)
+        )
 
 
 def test_network_without_membranes_is_asked_for_the_frames_that_count_alone(
@@ -143,7 +148,7 @@ def test_network_without_membranes_is_asked_for_the_frames_that_count_alone(
     network = ann_network()
     learner = learner_of(network, n_step=5)
     losses(learner, segment_of(1 + 5))
-    assert sum(state == () for _, _, state in passes) == 3  # frame, its bootstrap, twice
+    assert sum(state is None for _, _, state in passes) == 3  # frame, its bootstrap, twice
     assert [frames for _, frames, _ in passes] == [1, 1, 1]
 
 

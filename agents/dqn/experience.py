@@ -10,8 +10,9 @@ import numpy as np
 
 from snn_rl.agents.dqn.plan import StagePlan
 from snn_rl.agents.dqn.replay import Segment, SegmentReplay, spare_rows
+from snn_rl.agents.dqn.rollout import restored
 from snn_rl.agents.dqn.spans import Spans, spans_of
-from snn_rl.core.network import State
+from snn_rl.core.state import leaves
 from snn_rl.errors import SnnRlError
 
 
@@ -30,11 +31,11 @@ class Experience:
 
     def __init__(self, plan: StagePlan, files: Path | None) -> None:
         self.config = plan.config
-        self.device = plan.policy.network.device
+        self._like = plan.policy.initial_state(plan.config.num_envs)
         self.spans = spans_of(plan.policy, plan.config)
         self.replay = _make_replay(plan, self.spans, files if self.is_resumed else None)
         self.generator = np.random.default_rng(plan.seed)
-        self.before: State = ()
+        self.before: Any = None
         self._saved_rows = 0
 
     @property
@@ -71,14 +72,15 @@ class Experience:
         """All that changes in training, but for the replay's arrays."""
         return {
             "written": self.replay.written,
-            "before": self.before if self.config.overlap else (),
+            "before": leaves(self.before) if self.config.overlap else [],
             "generator": self.generator.bit_generator.state,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Return to a state that `state_dict` gave."""
         self.replay.written = self._saved_rows = state["written"]
-        self.before = tuple(tensor.to(self.device) for tensor in state["before"] or ())
+        if state["before"]:
+            self.before = restored(self._like, state["before"])
         self.generator.bit_generator.state = state["generator"]
 
 

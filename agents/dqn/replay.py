@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import DTypeLike, NDArray
 
-from snn_rl.core.network import State
+from snn_rl.core.state import filled, leaves, mapped
 from snn_rl.errors import CheckpointError
 
 SPARE = 1 << 20
@@ -39,7 +39,7 @@ class Step:
     terminated: NDArray[np.bool_]
     truncated: NDArray[np.bool_]
     teacher_q: NDArray[np.float32] | None = None
-    state: State | None = None
+    state: Any = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Segment:
     terminated: NDArray[Any]
     truncated: NDArray[Any]
     teacher_q: NDArray[np.float32] | None = None
-    state: State | None = None
+    state: Any = None
     burn_in: int = 0
 
 
@@ -76,8 +76,8 @@ class SegmentReplay:
             to `spare` steps ago, and takes the same steps again, draws the same segments.
         files: keeps the arrays as files in this folder, which outlive the process; what they
             already hold is kept.
-        state: of all environments, as the stored ones look. They keep float32: whatever is
-            rounded would spike at other times than in play.
+        state: of all environments, as the stored ones look (see `snn_rl.core.state`). They keep
+            float32: whatever is rounded would spike at other times than in play.
         every: rows from one stored state to the next; drawn segments start there. 0 for none.
 
     Raises:
@@ -95,7 +95,7 @@ class SegmentReplay:
         teacher_actions: int = 0,
         spare: int = 0,
         files: Path | None = None,
-        state: State = (),
+        state: Any = None,
         every: int = 0,
     ) -> None:
         self.rows, self.ring, self.files = rows, rows + spare, files
@@ -117,11 +117,10 @@ class SegmentReplay:
         )
         # Those of the ring's rows outlive these rows.
         self.states = tuple(
-            self._array(
-                f"state{number}", (num_envs, self.slots, *tensor.shape[1:]), tensor.numpy().dtype
-            )
-            for number, tensor in enumerate(_on_cpu(state) if every else ())
+            self._array(f"state{number}", (num_envs, self.slots, *array.shape[1:]), array.dtype)
+            for number, array in enumerate(_arrays(state) if every else ())
         )
+        self._like = state
         self.sums = self._array("sums", (1, self.ring), np.uint32) if files else None
 
     def _array(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
@@ -177,8 +176,9 @@ class SegmentReplay:
         self.truncated[:, row] = step.truncated
         if step.teacher_q is not None:
             self.teacher_q[:, row] = step.teacher_q
-        for array, tensor in zip(self.states, _on_cpu(step.state or ()), strict=False):
-            array[:, self.written // self.every % self.slots] = tensor.numpy()
+        if expected:
+            for array, value in zip(self.states, _arrays(step.state), strict=True):
+                array[:, self.written // self.every % self.slots] = value
         if self.sums is not None:
             self.sums[0, row] = self._sum(self.written)
         self.written += 1
@@ -233,7 +233,8 @@ class SegmentReplay:
         state = None
         if self.every:
             slot = first // self.every % self.slots
-            state = tuple(torch.from_numpy(array[env, slot]) for array in self.states)
+            stored = (torch.from_numpy(array[env, slot]) for array in self.states)
+            state = filled(self._like, stored)
         return self._cut(env, first, length, state, burn_in)
 
     def firsts(self, length: int) -> range:
@@ -241,9 +242,7 @@ class SegmentReplay:
         every, oldest = self.every or 1, self.written - len(self)
         return range(-(-oldest // every) * every, self.written - length + 1, every)
 
-    def newest(
-        self, length: int, state: State | None, envs: NDArray[np.int64] | None = None
-    ) -> Segment:
+    def newest(self, length: int, state: Any, envs: NDArray[np.int64] | None = None) -> Segment:
         """The last `length` rows of all or some environments.
 
         Args:
@@ -258,7 +257,8 @@ class SegmentReplay:
         if envs is None:
             envs = np.arange(len(self.frames))
         elif state is not None:
-            state = tuple(tensor[torch.from_numpy(envs)] for tensor in state)
+            kept = torch.from_numpy(envs)
+            state = mapped(lambda tensor: tensor[kept], state)
         return self._cut(envs, np.full(len(envs), self.written - length), length, state)
 
     def _refuse(self, length: int) -> NoReturn:
@@ -269,7 +269,7 @@ class SegmentReplay:
         env: NDArray[np.int64],
         first: NDArray[np.int64],
         length: int,
-        state: State | None = None,
+        state: Any = None,
         burn_in: int = 0,
     ) -> Segment:
         at = (env[None], (first[None] + np.arange(length)[:, None]) % self.ring)
@@ -294,5 +294,5 @@ def spare_rows(rows: int, frame_shape: tuple[int, ...], *, rollout: int, total: 
     return min(spare, max(0, total + rollout - rows))
 
 
-def _on_cpu(state: State) -> State:
-    return tuple(tensor.cpu() for tensor in state)
+def _arrays(state: Any) -> list[NDArray[Any]]:
+    return [tensor.cpu().numpy() for tensor in leaves(state)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,12 +14,19 @@ from numpy.typing import NDArray
 from snn_rl.agents.config import LearnerConfig
 from snn_rl.agents.dqn.replay import Step
 from snn_rl.agents.policy import Policy
+from snn_rl.core.state import filled, leaves
 from snn_rl.envs import UNBLANKED, NotRepeatable, restore, snapshot
 from snn_rl.envs.observation import ObservationPipeline
 
 log = logging.getLogger(__name__)
 
 _COUNTS = ("start", "last", "returns", "lengths")
+
+
+def restored(like: Any, stored: Sequence[Any]) -> Any:
+    """A network's state as `like`, from the tensors that `snn_rl.core.state.leaves` gave of one."""
+    pairs = zip(stored, leaves(like), strict=True)
+    return filled(like, [tensor.to(there.device) for tensor, there in pairs])
 
 
 class StepStore(Protocol):
@@ -84,7 +92,7 @@ class Rollout:
         self.clip_rewards, self.state_every = clip_rewards, state_every
         self.taken = 0  # steps
         self.state = policy.initial_state(count)
-        self.teacher_state = teacher.initial_state(count) if teacher else ()
+        self.teacher_state: Any = teacher.initial_state(count) if teacher else None
         observation, self.info = vector.reset()
         self.frame = pipeline.encode(observation)
         self.start = np.ones(count, np.bool_)
@@ -96,8 +104,8 @@ class Rollout:
         """All that changes from step to step."""
         return {
             "environments": snapshot(self.vector),
-            "state": self.state,
-            "teacher_state": self.teacher_state,
+            "state": leaves(self.state),
+            "teacher_state": leaves(self.teacher_state),
             "taken": self.taken,
             **{name: getattr(self, name) for name in _COUNTS},
         }
@@ -116,9 +124,8 @@ class Rollout:
             self.frame = self.pipeline.encode(observation)
             return False
         self.frame = self.pipeline.encode(observation)
-        device = self.policy.network.device
-        self.state = tuple(tensor.to(device) for tensor in state["state"] or ())
-        self.teacher_state = tuple(tensor.to(device) for tensor in state["teacher_state"] or ())
+        self.state = restored(self.state, state["state"])
+        self.teacher_state = restored(self.teacher_state, state["teacher_state"])
         for name in _COUNTS:
             setattr(self, name, state[name].numpy())
         return True

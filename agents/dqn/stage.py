@@ -20,8 +20,8 @@ from snn_rl.agents.dqn.rollout import Rollout, exploration
 from snn_rl.agents.dqn.validation import Validator
 from snn_rl.agents.evaluation import Stopped
 from snn_rl.agents.monitor import Monitor, Progress
-from snn_rl.core.network import Network, State
-from snn_rl.errors import CheckpointError
+from snn_rl.core.network import Network
+from snn_rl.errors import CheckpointError, SnnRlError
 from snn_rl.runs.resume import Saver
 
 log = logging.getLogger(__name__)
@@ -161,7 +161,7 @@ class StageTrainer:
             self._count(began, rollout.collect(self.experience.replay, config.rollout, odds))
             self._learn()
 
-    def _count(self, before: State, finished: Sequence[tuple[float, int]]) -> None:
+    def _count(self, before: Any, finished: Sequence[tuple[float, int]]) -> None:
         """Take note of a roll-out that is in the replay now."""
         self.experience.before = before
         self.standing.recent.extend(episode_return for episode_return, _ in finished)
@@ -194,9 +194,10 @@ class StageTrainer:
         state = self.saver.load() if self.saver else None
         if state is None or state["stage"] != self.plan.name:
             return
+        self._check_surrogate(state)
         try:
             self.load_state_dict(state)
-        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
+        except (LookupError, AttributeError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:120]
             raise CheckpointError(
                 f"the saved state of stage {self.plan.name} does not fit its network: a run with a "
@@ -209,9 +210,28 @@ class StageTrainer:
         if self.standing.steps != self.standing.validated_at:
             self._validate_if_due()
 
+    @property
+    def _surrogate(self) -> dict[str, Any]:
+        """Name and gamma of the gradient that spikes are trained with; {} where none spike."""
+        policy = self.plan.policy
+        if not policy.spiking:
+            return {}
+        return {"kind": policy.network.surrogate.kind, "gamma": policy.network.surrogate.gamma}
+
+    def _check_surrogate(self, state: Mapping[str, Any]) -> None:
+        """Raise SnnRlError where a resumed stage would go on with another gradient."""
+        began = state.get("surrogate") or self._surrogate
+        if began != self._surrogate:
+            raise SnnRlError(
+                f"stage {self.plan.name} trains with the surrogate {began['kind']!r} (gamma "
+                f"{began['gamma']:g}): to go on, pass surrogate=snn_rl.Surrogate(name, gamma, "
+                "function)"
+            )
+
     def state_dict(self) -> dict[str, Any]:
         """All that changes in training, but for the environments."""
         return {
+            "surrogate": self._surrogate,
             **self.standing.state_dict(),
             **self.experience.state_dict(),
             "play_generator": self.play_generator.bit_generator.state,

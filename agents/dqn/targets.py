@@ -24,6 +24,7 @@ from snn_rl.agents.dqn.replay import Segment
 from snn_rl.agents.dqn.spans import bootstrap_frames
 from snn_rl.core.network import Network, State
 from snn_rl.core.stacking import stack_at
+from snn_rl.core.state import mapped
 
 
 def vanilla_dqn(values: Tensor) -> Tensor:
@@ -75,7 +76,7 @@ def make_targets(
         network: the online one.
         target: None where nothing is bootstrapped.
     """
-    kind = SequenceTargets if network.spiking else FrameTargets
+    kind = SequenceTargets if network.sequential else FrameTargets
     return kind(network, target, config, run)
 
 
@@ -95,11 +96,6 @@ class SequenceTargets:
             yield self._lesson(segment)
 
     def _lesson(self, segment: Segment) -> Lesson:
-        rates: dict[str, Tensor] = {}
-
-        def observe(layer: str, spikes: Tensor) -> None:
-            rates[layer] = spikes.sum(1).mean()
-
         run, network, device = self.run, self.network, self.network.device
         frames, start = on_device(segment.frames, device), on_device(segment.start, device)
         now = counted(segment, self.config)
@@ -107,7 +103,7 @@ class SequenceTargets:
         if now.start:
             with torch.no_grad():
                 _, state = run(network, frames[: now.start], state, start[: now.start])
-        q, state = run(network, frames[now], state, start[now], observe)
+        q, rates, state = run.unroll(network, frames[now], state, start[now])
         if self.target is None:
             return make_lesson(segment, now, q, None, rates)
         bootstrap = Bootstrap.of(segment, now.start, self.config, device)
@@ -139,7 +135,7 @@ class FrameTargets:
         values = self._values([after for _, after in ends if after is not None])
         for segment, past, (bootstrap, after) in zip(segments, pasts, ends, strict=True):
             now = counted(segment, self.config)
-            q, _ = self.run(self.network.on_stacks(), past.stacked(now), (), None)
+            q, _ = self.run(self.network.on_stacks(), past.stacked(now), None, None)
             targets = None
             if bootstrap is not None and after is not None:
                 targets = bootstrap.targets(self._worth(after, next(values)))
@@ -158,14 +154,14 @@ class FrameTargets:
         if self.target is None or not stacks:
             return iter(())
         with torch.no_grad():
-            values, _ = self.run(self.target.on_stacks(), torch.cat(tuple(stacks), 1), (), None)
+            values, _ = self.run(self.target.on_stacks(), torch.cat(tuple(stacks), 1), None, None)
         return iter(torch.split(values, [stack.shape[1] for stack in stacks], 1))
 
     @torch.no_grad()
     def _worth(self, after: Tensor, values: Tensor) -> Tensor:
         if not self.config.double:
             return vanilla_dqn(values)
-        online, _ = self.run(self.network.on_stacks(), after, (), None)
+        online, _ = self.run(self.network.on_stacks(), after, None, None)
         return double_dqn(values, online)
 
 
@@ -184,7 +180,8 @@ class _Past:
         start = on_device(segment.start, network.device)
         if counted(segment, config).start >= network.stack - 1:
             return cls(network, frames, start, 0)
-        (history,) = state_before(segment, network)
+        history = state_before(segment, network).history
+        assert history is not None
         older = history.transpose(0, 1)
         start = torch.cat([start.new_zeros(older.shape[:2]), start])
         return cls(network, torch.cat([older, frames]), start, len(older))
@@ -245,8 +242,10 @@ def counted(segment: Segment, config: LearnerConfig) -> slice:
 def state_before(segment: Segment, network: Network) -> State:
     """The state before a segment's first frame, on the device; that of an episode's start where
     none is known."""
-    state = segment.state or network.initial_state(segment.frames.shape[1])
-    return tuple(tensor.to(network.device) for tensor in state)
+    if segment.state is None:
+        return network.initial_state(segment.frames.shape[1])
+    state: State = mapped(lambda tensor: tensor.to(network.device), segment.state)
+    return state
 
 
 def make_lesson(

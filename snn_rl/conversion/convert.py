@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -29,23 +29,31 @@ from snn_rl.conversion.spike_statistics import (
     statistics_of_spikes,
 )
 from snn_rl.conversion.temporal_pruning import rescale_leaks
+from snn_rl.core import adaptive
 from snn_rl.core.graph import Node, check, consumers, rewire
 from snn_rl.core.network import Network, assemble
-from snn_rl.core.neuron import THRESHOLD_FLOOR, lif_step
+from snn_rl.core.neuron import THRESHOLD_FLOOR, LayerState
 from snn_rl.core.operations import (
     LIF,
+    AdaptiveLIF,
     Add,
     AvgPool2d,
     Granularity,
     MaxPool2d,
+    Neurons,
+    Operation,
     ReLU,
     Scale,
+    Shape,
     SumPool2d,
 )
 from snn_rl.core.surrogates import Surrogate
 from snn_rl.errors import ConversionError
 
 log = logging.getLogger(__name__)
+
+KINDS: dict[str, type[Neurons]] = {"lif": LIF, "adaptive": AdaptiveLIF}
+"""Neurons by the name that options have for them."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,9 @@ class NeuronOptions:
         start: thresholds that membranes begin with: 0, or 0.5, which halves the rounding of a
             conversion without training (Bu et al. 2022) where membranes are not carried.
         surrogate: gradient of the spike.
+        kind: "lif", or "adaptive" neurons, whose threshold every spike raises.
+        adaptation: by how much it does at the start, as a share of the threshold.
+        adaptation_leak: what remains of that from frame to frame at the start.
     """
 
     threshold: Granularity = "layer"
@@ -73,12 +84,19 @@ class NeuronOptions:
     balance: Literal["layer", "channel"] = "layer"
     start: float = 0.0
     surrogate: Surrogate = field(default_factory=Surrogate)
+    kind: Literal["lif", "adaptive"] = "lif"
+    adaptation: float = 0.1
+    adaptation_leak: float = 0.9
 
     def __post_init__(self) -> None:
         if not 0 <= self.leak_low <= self.leak_high <= 1:
             raise ValueError("leaks must satisfy 0 <= leak_low <= leak_high <= 1")
         if not 0 < self.percentile <= 100:
             raise ValueError(f"percentile must lie in (0, 100], not {self.percentile}")
+        if self.kind not in KINDS:
+            raise ValueError(f"neurons are of kind {' or '.join(KINDS)}, not {self.kind!r}")
+        if self.adaptation < 0 or not 0 <= self.adaptation_leak <= 1:
+            raise ValueError("adaptation must be at least 0, adaptation_leak between 0 and 1")
         if self.start not in (0.0, 0.5):
             raise ValueError(f"membranes start at 0 or 0.5 thresholds, not {self.start}")
         if self.balance == "channel" and self.threshold == "layer":
@@ -142,7 +160,7 @@ def convert(
         wanted = entering_statistics(ann, frames, start)
     elif fold:
         ann = fold_batch_norm(ann)
-    spiking = _replace_activations(ann, options)
+    spiking = _spiking_from(ann, options)
     if remeasure:
         measuring = statistics_of_spikes(spiking, wanted, *frames.shape[:2])
     spiking.timesteps, spiking.carry_membrane = timesteps, carry_membrane
@@ -165,51 +183,62 @@ def convert(
 def check_convertible(ann: Network) -> None:
     """Raise ConversionError, naming the layer, if `convert` could not convert `ann`."""
     with torch.random.fork_rng(devices=[]):
-        _replace_activations(fold_batch_norm(ann), NeuronOptions())
+        _spiking_from(fold_batch_norm(ann), NeuronOptions())
 
 
-def _replace_activations(ann: Network, options: NeuronOptions) -> Network:
-    """ReLU -> LIF, average-pool -> sum-pool, a scale wherever spikes enter an addition."""
-    amplitude: dict[str, bool] = {}  # does this value count spikes that stand for a threshold?
-    nodes: list[Node] = []
-    layers = dict(ann.layers.items())
-    before = _activations_before_pooling(ann.nodes)
-    shapes = check(before)
-    for node in before:
-        operation = node.operation
-        if isinstance(operation, ReLU):
-            operation = LIF(shapes[node.name], options.threshold, options.leak, options.start)
-        elif isinstance(operation, AvgPool2d) and amplitude[node.inputs[0]]:
-            operation = SumPool2d(operation.kernel_size, operation.stride)
-        elif isinstance(operation, MaxPool2d) and not amplitude[node.inputs[0]]:
-            raise ConversionError(
-                f"'{node.name}' (MaxPool2d) pools values that are no spikes: put it behind a ReLU"
-            )
-        node = replace(node, operation=operation)
-        scaled = isinstance(operation, Add | LIF)
-        for name in [n for n in dict.fromkeys(node.inputs) if scaled and amplitude[n]]:
-            factors = channel_shape(shapes[name]) if options.balance == "channel" else None
-            scale = Node(f"{node.name}_{name}", Scale(factors), (name,))
-            nodes.append(scale)
-            node = rewire(node, name, scale.name)
-        amplitude[node.name] = isinstance(operation, LIF) or (
-            operation.counts_spikes and amplitude[node.inputs[0]]
-        )
-        nodes.append(node)
+def _spiking_from(ann: Network, options: NeuronOptions) -> Network:
+    """The ANN with neurons in place of its ReLUs, their thresholds still to be balanced."""
+    nodes = _spiking_nodes(_activations_before_pooling(ann.nodes), options)
     last = nodes[-1].operation
-    spikes = any(isinstance(node.operation, LIF) for node in nodes)
+    spikes = any(isinstance(node.operation, Neurons) for node in nodes)
     if not (spikes and (last.weighted or isinstance(last, Add))):
         raise ConversionError(
             "a spiking network needs at least one ReLU and must end in a Linear or Conv2d layer"
         )
-    network = assemble(nodes, layers, ann)
+    network = assemble(nodes, dict(ann.layers.items()), ann)
     network.surrogate = options.surrogate
     for node in nodes:
         if isinstance(node.operation, SumPool2d):
             fold_forward(network, node.name, torch.tensor(1 / node.operation.area))
     for layer in network.spiking.values():
         layer.spread_leak(options.leak_low, options.leak_high)
+        if isinstance(layer, adaptive.AdaptiveLIF):
+            layer.begin(options.adaptation, options.adaptation_leak)
     return network
+
+
+def _spiking_nodes(nodes: list[Node], options: NeuronOptions) -> list[Node]:
+    """ReLU -> neurons, average-pool -> sum-pool, a scale wherever spikes enter an addition."""
+    shapes, result = check(nodes), []
+    counts: set[str] = set()  # values that count spikes, each of which stands for a threshold
+    for node in nodes:
+        operation = _spiking(node, counts, shapes[node.name], options)
+        node = replace(node, operation=operation)
+        if isinstance(operation, Add | Neurons):
+            for name in [name for name in dict.fromkeys(node.inputs) if name in counts]:
+                factors = channel_shape(shapes[name]) if options.balance == "channel" else None
+                scale = Node(f"{node.name}_{name}", Scale(factors), (name,))
+                result.append(scale)
+                node = rewire(node, name, scale.name)
+        passes = operation.counts_spikes and node.inputs[0] in counts
+        if passes or isinstance(operation, Neurons):
+            counts.add(node.name)
+        result.append(node)
+    return result
+
+
+def _spiking(node: Node, counts: set[str], shape: Shape, options: NeuronOptions) -> Operation:
+    """What an operation of the ANN becomes where the values in `counts` count spikes."""
+    operation = node.operation
+    if isinstance(operation, ReLU):
+        return KINDS[options.kind](shape, options.threshold, options.leak, options.start)
+    if isinstance(operation, AvgPool2d) and node.inputs[0] in counts:
+        return SumPool2d(operation.kernel_size, operation.stride)
+    if isinstance(operation, MaxPool2d) and node.inputs[0] not in counts:
+        raise ConversionError(
+            f"'{node.name}' (MaxPool2d) pools values that are no spikes: put it behind a ReLU"
+        )
+    return operation
 
 
 def _activations_before_pooling(nodes: list[Node]) -> list[Node]:
@@ -256,7 +285,7 @@ def balance(
         start = none if start is None else start.clone()
         start[0] = True
 
-    def set_threshold(name: str, current: Tensor, membrane: Tensor, resets: Tensor | None) -> None:
+    def set_threshold(name: str, current: Tensor, state: LayerState, resets: Tensor | None) -> None:
         layer = network.spiking[name]
         before = layer.threshold.detach().clone()
         if by_channel:
@@ -265,7 +294,7 @@ def balance(
             provisional = percentile_of(current.mean(1) / before, percentile)
             layer.threshold.copy_(before * provisional)
             layer.constrain()
-            pre_reset = _pre_reset_membranes(layer, current, membrane, resets, timesteps)
+            pre_reset = layer.pre_reset(current, state, resets, timesteps)
             factor = before.new_tensor(percentile_of(pre_reset / before, percentile))
         lowest = THRESHOLD_FLOOR / before.min()
         if bool((factor < lowest).any()):
@@ -283,26 +312,10 @@ def balance(
     with torch.no_grad():
         network.eval()(
             frames,
-            network.initial_state(frames.shape[1]),
+            None,
             start,
             timesteps=timesteps,
             carry_membrane=carry_membrane,
             on_current=set_threshold,
         )
     network.train(was_training)
-
-
-def _pre_reset_membranes(
-    layer: Any, current: Tensor, membrane: Tensor, resets: Tensor | None, timesteps: int
-) -> Tensor:
-    """All membranes just before the reset, [frames, timesteps, batch, ...]."""
-    result = current.new_empty(current.shape[0], timesteps, *current.shape[2:])
-    extra = [1] * (membrane.dim() - 1)
-    for f in range(current.shape[0]):
-        if resets is not None:
-            anew = layer.start * layer.threshold
-            membrane = torch.where(resets[f].view(-1, *extra), anew, membrane)
-        for t in range(timesteps):
-            now = current[f, min(t, current.shape[1] - 1)]
-            _, membrane, result[f, t] = lif_step(now, membrane, layer.threshold, layer.leak)
-    return result

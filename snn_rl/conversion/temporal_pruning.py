@@ -57,7 +57,7 @@ def even_split(budget: int, stages: int) -> list[int]:
 def rescale_leaks(network: Network, old: int, new: int) -> None:
     """Keep a frame's memory when T changes: leak <- leak ** (old / new), in place."""
     for layer in network.spiking.values():
-        layer.leak.pow_(old / new)
+        layer.stretch(old / new)
 
 
 @dataclass(frozen=True)

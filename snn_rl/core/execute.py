@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import singledispatch
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from snn_rl.core import neuron, operations
+from snn_rl.core import adaptive, neuron, operations
 from snn_rl.core.operations import Operation
 
 
@@ -59,12 +58,21 @@ def _(operation: operations.LIF) -> nn.Module:
 
 
 @build.register
+def _(operation: operations.AdaptiveLIF) -> nn.Module:
+    return adaptive.AdaptiveLIF(
+        operation.neurons, operation.threshold, operation.leak, operation.start
+    )
+
+
+@build.register
 def _(operation: operations.Scale) -> nn.Module:
     return Scale(operation.factors or (1,))
 
 
 @singledispatch
-def run(operation: Operation, layer: Any, inputs: Sequence[Tensor], training: bool) -> Tensor:
+def run(
+    operation: Operation, layer: nn.Module | None, inputs: Sequence[Tensor], training: bool
+) -> Tensor:
     """One operation without state. Input and neurons are the network's own: they need more.
 
     Args:
@@ -78,25 +86,25 @@ def run(operation: Operation, layer: Any, inputs: Sequence[Tensor], training: bo
 
 
 @run.register(operations.Linear)
-def _(_: Operation, layer: Any, inputs: Sequence[Tensor], training: bool) -> Tensor:
+def _(_: Operation, layer: nn.Module, inputs: Sequence[Tensor], training: bool) -> Tensor:
     result: Tensor = layer(inputs[0])
     return result
 
 
 @run.register(operations.Conv2d)
 @run.register(operations.BatchNorm)
-def _(_: Operation, layer: Any, inputs: Sequence[Tensor], training: bool) -> Tensor:
+def _(_: Operation, layer: nn.Module, inputs: Sequence[Tensor], training: bool) -> Tensor:
     return _on_plain_batch(layer, inputs[0])
 
 
 @run.register(operations.ReLU)
-def _(_: Operation, layer: Any, inputs: Sequence[Tensor], training: bool) -> Tensor:
+def _(_: Operation, layer: None, inputs: Sequence[Tensor], training: bool) -> Tensor:
     return functional.relu(inputs[0])
 
 
 @run.register
 def _(
-    operation: operations.AvgPool2d, layer: Any, inputs: Sequence[Tensor], training: bool
+    operation: operations.AvgPool2d, layer: None, inputs: Sequence[Tensor], training: bool
 ) -> Tensor:
     size, stride = operation.kernel_size, operation.stride
     return _on_plain_batch(lambda x: functional.avg_pool2d(x, size, stride), inputs[0])
@@ -104,7 +112,7 @@ def _(
 
 @run.register
 def _(
-    operation: operations.SumPool2d, layer: Any, inputs: Sequence[Tensor], training: bool
+    operation: operations.SumPool2d, layer: None, inputs: Sequence[Tensor], training: bool
 ) -> Tensor:
     size, stride = operation.kernel_size, operation.stride
     # Sums are averages without the division by the window's area.
@@ -115,20 +123,20 @@ def _(
 
 @run.register
 def _(
-    operation: operations.MaxPool2d, layer: Any, inputs: Sequence[Tensor], training: bool
+    operation: operations.MaxPool2d, layer: None, inputs: Sequence[Tensor], training: bool
 ) -> Tensor:
     size, stride = operation.kernel_size, operation.stride
     return _on_plain_batch(lambda x: functional.max_pool2d(x, size, stride), inputs[0])
 
 
 @run.register(operations.Flatten)
-def _(_: Operation, layer: Any, inputs: Sequence[Tensor], training: bool) -> Tensor:
+def _(_: Operation, layer: None, inputs: Sequence[Tensor], training: bool) -> Tensor:
     return _on_plain_batch(lambda x: x.flatten(1), inputs[0])
 
 
 @run.register
 def _(
-    operation: operations.Dropout, layer: Any, inputs: Sequence[Tensor], training: bool
+    operation: operations.Dropout, layer: None, inputs: Sequence[Tensor], training: bool
 ) -> Tensor:
     # One mask per frame, held for all of its timesteps.
     mask = torch.ones_like(inputs[0][:, :1])
@@ -138,17 +146,16 @@ def _(
 
 
 @run.register(operations.Add)
-def _(_: Operation, layer: Any, inputs: Sequence[Tensor], training: bool) -> Tensor:
+def _(_: Operation, layer: None, inputs: Sequence[Tensor], training: bool) -> Tensor:
     return inputs[0] + inputs[1]
 
 
 @run.register(operations.Scale)
-def _(_: Operation, layer: Any, inputs: Sequence[Tensor], training: bool) -> Tensor:
-    result: Tensor = inputs[0] * layer.weight
-    return result
+def _(_: Operation, layer: Scale, inputs: Sequence[Tensor], training: bool) -> Tensor:
+    return inputs[0] * layer.weight
 
 
-def _on_plain_batch(function: Any, x: Tensor) -> Tensor:
+def _on_plain_batch(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """`function` of a batch [items, ...] on values [frames, timesteps, batch, ...]."""
-    result: Tensor = function(x.flatten(0, 2))
+    result = function(x.flatten(0, 2))
     return result.reshape(*x.shape[:3], *result.shape[1:])

@@ -9,27 +9,24 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from snn_rl.core import execute, operations
+from snn_rl.core import execute, operations, state
 from snn_rl.core.graph import Node, check
-from snn_rl.core.neuron import LIF
-from snn_rl.core.scan import lif_scan
+from snn_rl.core.neuron import LayerState, Neurons
 from snn_rl.core.stacking import scale_pixels, stack_frames
+from snn_rl.core.state import Unrolled, check_fit
 from snn_rl.core.surrogates import Surrogate
 
-State = tuple[Tensor, ...]
-"""Frame history (only if frames are stacked), then one membrane tensor per spiking layer, each
-[batch, ...]."""
+State = state.State[Tensor]
 
-CurrentHook = Callable[[str, Tensor, Tensor, Tensor | None], None]
+CurrentHook = Callable[[str, Tensor, LayerState, Tensor | None], None]
 """Called before a spiking layer runs with its name, weighted input [frames, 1 or timesteps, batch,
-...], membrane [batch, ...] and episode starts, bool [frames, batch], or None; it may change the
-layer's threshold, which counts from then on."""
+...], the neurons' state [batch, ...] and episode starts, bool [frames, batch], or None; it may
+change the layer's threshold, which counts from then on."""
 SpikeHook = Callable[[str, Tensor], None]
 """Called after a spiking layer ran with its name and its spikes, 0 or 1, [frames, timesteps, batch,
 ...], in the graph of gradients where there is one."""
@@ -57,7 +54,7 @@ class Network(nn.Module):
         self.carry_membrane: bool | None = None
         built = {node.name: execute.build(node.operation) for node in nodes}
         self.layers = nn.ModuleDict({n: layer for n, layer in built.items() if layer is not None})
-        self.spiking = {n: layer for n, layer in built.items() if isinstance(layer, LIF)}
+        self.spiking = {n: layer for n, layer in built.items() if isinstance(layer, Neurons)}
         """The spiking layers by name, in order of execution."""
         seen = nodes[0].operation
         assert isinstance(seen, operations.Input)
@@ -91,48 +88,42 @@ class Network(nn.Module):
             layer.constrain()
 
     def initial_state(self, batch: int) -> State:
-        """State at an episode's start: membranes at zero or where they start, frames at zero."""
-        state = [
-            torch.zeros(shape, dtype=dtype, device=self.device)
-            for shape, dtype in self._state_layout(batch)
-        ]
-        for membrane, layer in zip(state[self.stack > 1 :], self.spiking.values(), strict=True):
-            if layer.start:
-                membrane += layer.start * layer.threshold.detach()
-        return tuple(state)
-
-    def _state_layout(self, batch: int) -> list[tuple[tuple[int, ...], torch.dtype]]:
-        """Shape and type of every tensor of a state."""
-        layout = [((batch, *layer.shape), self.dtype) for layer in self.spiking.values()]
+        """State at an episode's start: membranes where they start, and frames of zeros."""
+        history = None
         if self.stack > 1:
-            history = (batch, self.stack - 1, *self.input_shape)
-            layout.insert(0, (history, torch.uint8 if self.pixels else self.dtype))
-        return layout
+            shape = (batch, self.stack - 1, *self.input_shape)
+            dtype = torch.uint8 if self.pixels else self.dtype
+            history = torch.zeros(shape, dtype=dtype, device=self.device)
+        layers = {name: layer.initial_state(batch) for name, layer in self.spiking.items()}
+        return State(history, layers)
 
     def forward(
         self,
         x: Tensor,
-        state: State,
+        state: State | None = None,
         episode_start: Tensor | None = None,
         *,
         timesteps: int | None = None,
         carry_membrane: bool | None = None,
         on_current: CurrentHook | None = None,
         on_spikes: SpikeHook | None = None,
+        on_value: SpikeHook | None = None,
     ) -> tuple[Tensor, State]:
         """Run a sequence of frames.
 
         Args:
             x: [frames, batch, *input_shape]; uint8 for pixels, else float32.
-            state: from `initial_state` or an earlier call, for the same batch size.
+            state: from `initial_state` or an earlier call, for the same batch size; by default
+                that of an episode's start.
             episode_start: bool [frames, batch]; that row's state begins anew before that frame.
             timesteps: spiking steps per frame; any T runs on the same parameters. By default the
                 network's own; an ANN ignores it.
-            carry_membrane: False has all membranes begin anew before every frame. By default
+            carry_membrane: False has the neurons begin anew before every frame. By default
                 likewise.
-            on_current: called as (layer, current, membrane, resets) before a layer spikes; may
+            on_current: called as (layer, current, its state, resets) before a layer spikes; may
                 change its threshold. current is [frames, 1 or timesteps, batch, ...].
             on_spikes: called as (layer, spikes [frames, timesteps, batch, ...]) after it.
+            on_value: called as (node, its output [frames, 1 or timesteps, batch, ...]).
 
         Returns:
             output [frames, batch, outputs], the mean over the timesteps of the last layer's
@@ -143,12 +134,64 @@ class Network(nn.Module):
                 the network says how to run its spikes.
         """
         timesteps, carry_membrane = self._how(timesteps, carry_membrane)
+        if state is None:
+            state = self.initial_state(x.shape[1] if x.dim() > 1 else 0)
         frames, batch = self._check(x, state, episode_start, timesteps)
         resets = episode_start
         if not carry_membrane:
             resets = torch.ones(frames, batch, dtype=torch.bool, device=x.device)
-        values, state = self._run(x, state, episode_start, resets, timesteps, on_current, on_spikes)
-        return values[self.nodes[-1].name].mean(1), state
+
+        def spike(name: str, current: Tensor, before: LayerState) -> tuple[Tensor, LayerState]:
+            if on_current is not None:
+                on_current(name, current, before, resets)
+            spikes, after = self.spiking[name](current, before, resets, timesteps, self.surrogate)
+            if on_spikes is not None:
+                on_spikes(name, spikes)
+            return spikes, after
+
+        seen, history = self._look(x, state.history, episode_start)
+        layers = dict(state.layers)
+        values = {self.nodes[0].name: seen}
+        for node in self.nodes[1:]:
+            inputs = [values[name] for name in node.inputs]
+            if node.name in layers:
+                value, layers[node.name] = spike(node.name, inputs[0], layers[node.name])
+            else:
+                value = self._evaluate(node, inputs)
+            values[node.name] = value
+            if on_value is not None:
+                on_value(node.name, value)
+        return values[self.nodes[-1].name].mean(1), State(history, layers)
+
+    @property
+    def sequential(self) -> bool:
+        """Whether frames run one after the other, since layers keep something in between."""
+        return bool(self.spiking)
+
+    def unroll(
+        self,
+        x: Tensor,
+        state: State | None,
+        episode_start: Tensor | None,
+        *,
+        timesteps: int | None = None,
+        carry_membrane: bool | None = None,
+    ) -> Unrolled[Tensor]:
+        """Run a segment to learn from; arguments as of `forward`."""
+        rates: dict[str, Tensor] = {}
+
+        def observe(layer: str, spikes: Tensor) -> None:
+            rates[layer] = spikes.sum(1).mean()
+
+        output, state = self(
+            x,
+            state,
+            episode_start,
+            timesteps=timesteps,
+            carry_membrane=carry_membrane,
+            on_spikes=observe,
+        )
+        return Unrolled(output, rates, state)
 
     def _how(self, timesteps: int | None, carry_membrane: bool | None) -> tuple[int, bool]:
         """T and carry of a call."""
@@ -163,73 +206,27 @@ class Network(nn.Module):
             )
         return timesteps, carry_membrane
 
-    def _run(
-        self,
-        x: Tensor,
-        state: State,
-        episode_start: Tensor | None,
-        resets: Tensor | None,
-        timesteps: int,
-        on_current: CurrentHook | None,
-        on_spikes: SpikeHook | None,
-    ) -> tuple[dict[str, Tensor], State]:
-        """Values of all nodes, each [frames, 1 or timesteps, batch, ...], and the new state."""
-        membranes = list(state)
-        if self.stack > 1:
-            x, membranes[0] = stack_frames(x, state[0], episode_start, self.offset)
-        new_state = membranes[: self.stack > 1]
-        remaining = iter(membranes[self.stack > 1 :])
-
-        values: dict[str, Tensor] = {}
-        for node in self.nodes:
-            inputs = [values[name] for name in node.inputs]
-            if isinstance(node.operation, operations.Input):
-                value = scale_pixels(x, self.offset).to(self.dtype).unsqueeze(1)
-            elif isinstance(node.operation, operations.LIF):
-                value, membrane = self._spike(
-                    node.name, inputs[0], next(remaining), resets, timesteps, on_current
-                )
-                new_state.append(membrane)
-                if on_spikes is not None:
-                    on_spikes(node.name, value)
-            else:
-                value = self._evaluate(node, inputs)
-            values[node.name] = value
-        return values, tuple(new_state)
-
-    def _spike(
-        self,
-        name: str,
-        current: Tensor,
-        membrane: Tensor,
-        resets: Tensor | None,
-        timesteps: int,
-        on_current: CurrentHook | None,
-    ) -> tuple[Tensor, Tensor]:
-        if on_current is not None:
-            on_current(name, current, membrane, resets)
-        layer: Any = self.layers[name]
-        return lif_scan(
-            current,
-            membrane,
-            layer.threshold,
-            layer.leak,
-            resets,
-            timesteps=timesteps,
-            surrogate=self.surrogate,
-            start=layer.start,
-        )
+    def _look(
+        self, x: Tensor, history: Tensor | None, episode_start: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The first node's value, frames beside the ones before them, and the new history."""
+        if history is not None:
+            x, history = stack_frames(x, history, episode_start, self.offset)
+        return scale_pixels(x, self.offset).to(self.dtype).unsqueeze(1), history
 
     def _read_out(self, node: Node, x: Tensor) -> Tensor:
         """Last linear layer on the summed spikes: exact on the weight grid, one pass for all T."""
-        layer: Any = self.layers[node.name]
-        steps = x.shape[1]
+        layer, steps = self._linear(node), x.shape[1]
         if steps == 1:
-            result: Tensor = layer(x)
-            return result
+            return execute.run(node.operation, layer, [x], self.training)
         total = functional.linear(x.sum(1), layer.weight)
-        bias = 0 if layer.bias is None else steps * layer.bias
-        return ((total + bias) / steps).unsqueeze(1)
+        total = total if layer.bias is None else total + steps * layer.bias
+        return (total / steps).unsqueeze(1)
+
+    def _linear(self, node: Node) -> nn.Linear:
+        layer = self.layers[node.name]
+        assert isinstance(layer, nn.Linear)
+        return layer
 
     def _evaluate(self, node: Node, inputs: list[Tensor]) -> Tensor:
         """One layer without state on values [frames, 1 or timesteps, batch, ...]."""
@@ -244,7 +241,7 @@ class Network(nn.Module):
     def _read_observation(self, node: Node, x: Tensor) -> Tensor:
         """Linear layer on float observations, which lie on no grid. In float64 its few terms sum
         to the same float32 in any order, so that engines and batch sizes agree."""
-        layer: Any = self.layers[node.name]
+        layer = self._linear(node)
         bias = None if layer.bias is None else layer.bias.double()
         return functional.linear(x.double(), layer.weight.double(), bias).to(x.dtype)
 
@@ -264,13 +261,10 @@ class Network(nn.Module):
         frames, batch = int(x.shape[0]), int(x.shape[1])
         if frames < 1:
             raise ValueError("input holds 0 frames; expected at least 1")
-        given = [tuple(tensor.shape) for tensor in state]
-        expected = [shape for shape, _ in self._state_layout(batch)]
-        if given != expected:
-            raise ValueError(
-                f"state holds tensors of shape {given}; expected {expected} for a batch of "
-                f"{batch}: use initial_state({batch})"
-            )
+        try:
+            check_fit(state, self.initial_state(0), batch)
+        except ValueError as error:
+            raise ValueError(f"{error}: use initial_state({batch})") from None
         if episode_start is not None and episode_start.shape != (frames, batch):
             raise ValueError(
                 f"episode_start is {tuple(episode_start.shape)}; expected {(frames, batch)}"

@@ -1,49 +1,37 @@
-"""The leaky integrate-and-fire neuron: one pure step, and its parameters.
-
-Source: Chowdhury, Rathi and Roy, "Towards Ultra Low Latency Spiking Neural Networks for Vision
-and Sequential Tasks Using Temporal Pruning" (ECCV 2022), Eqs. 1-3, with the reset in the same
-timestep as the spike (read literally, Eq. 2 cannot spike at T = 1).
-"""
+"""Layers of neurons: what a network asks of any, and the leaky integrate-and-fire ones."""
 
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from snn_rl.core.operations import Granularity
+from snn_rl.core.scan import lif_scan, lif_step
+from snn_rl.core.state import LIFState
+from snn_rl.core.surrogates import Surrogate
 
 THRESHOLD_FLOOR = 1e-3
 """Smallest threshold: the surrogate's 1/v factor explodes below it."""
 
-
-def lif_step(
-    current: Tensor, membrane: Tensor, threshold: Tensor, leak: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """One timestep of a layer of LIF neurons, without gradients.
-
-        u <- leak * u + current;   o = 1 if u > threshold else 0;   u <- u - threshold * o
-
-    Args:
-        current: weighted input [batch, *neurons].
-        membrane: membrane potential after the previous timestep, same shape.
-        threshold, leak: broadcastable to [*neurons]; threshold > 0, 0 <= leak <= 1.
-
-    Returns:
-        spikes (0 or 1), the membrane after the reset, and the membrane before it.
-    """
-    pre_reset = membrane * leak + current
-    spikes = (pre_reset > threshold).to(pre_reset.dtype)
-    return spikes, pre_reset - threshold * spikes, pre_reset
+LayerState = tuple[Tensor, ...]
+"""A kind of neuron's own named tuple, each [batch, *neurons]."""
 
 
-class LIF(nn.Module):
-    """Owns the trainable threshold and leak of one layer of `shape` neurons.
+class Neurons(nn.Module):
+    """One layer of `shape` neurons that spike, with a trainable threshold and leak.
 
     Each parameter is one number per layer, per channel (first axis of `shape`) or per neuron,
-    stored in a shape that broadcasts to `shape`. Membranes start at `start` thresholds.
+    stored in a shape that broadcasts to `shape`. Membranes start at `start` thresholds. A kind of
+    neuron adds its dynamics.
+
+    Attributes:
+        variables: names of what each neuron keeps from timestep to timestep.
     """
+
+    variables: ClassVar[tuple[str, ...]]
 
     def __init__(
         self,
@@ -62,6 +50,45 @@ class LIF(nn.Module):
         """Number of neurons."""
         return math.prod(self.shape)
 
+    def resting(self, batch: int) -> Tensor:
+        """Membranes [batch, *shape] at the start of an episode."""
+        membrane = self.threshold.new_zeros(batch, *self.shape)
+        return membrane + self.start * self.threshold.detach() if self.start else membrane
+
+    def initial_state(self, batch: int) -> LayerState:
+        """State at the start of an episode."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        current: Tensor,
+        state: LayerState,
+        resets: Tensor | None,
+        timesteps: int,
+        surrogate: Surrogate,
+    ) -> tuple[Tensor, LayerState]:
+        """Run over frames and timesteps, the state carried throughout.
+
+        Args:
+            current: [frames, 1 or timesteps, batch, *neurons]; 1 means the same input at every
+                timestep of a frame.
+            state: before the first frame.
+            resets: bool [frames, batch]; True begins anew in that row before the frame.
+            timesteps: spiking steps per frame, >= 1.
+            surrogate: gradient of the spike.
+
+        Returns:
+            spikes [frames, timesteps, batch, *neurons] and the state after the last frame.
+        """
+        raise NotImplementedError
+
+    def pre_reset(
+        self, current: Tensor, state: LayerState, resets: Tensor | None, timesteps: int
+    ) -> Tensor:
+        """All membranes just before the reset, [frames, timesteps, batch, *neurons], without
+        gradients; arguments as of `forward`."""
+        raise NotImplementedError
+
     @torch.no_grad()
     def constrain(self) -> None:
         """Bring threshold >= THRESHOLD_FLOOR and 0 <= leak <= 1 back after an optimiser step."""
@@ -77,6 +104,61 @@ class LIF(nn.Module):
         count = self.leak.numel()
         values = torch.linspace(low, high, count) if count > 1 else torch.tensor([(low + high) / 2])
         self.leak.copy_(values.reshape(self.leak.shape))
+
+    @torch.no_grad()
+    def stretch(self, factor: float) -> None:
+        """Take a timestep to last `factor` times as long: what remains of it is raised to that."""
+        self.leak.pow_(factor)
+
+
+class LIF(Neurons):
+    """Leaky integrate-and-fire neurons: see `snn_rl.core.scan.lif_step`."""
+
+    variables = LIFState._fields
+
+    def initial_state(self, batch: int) -> LIFState[Tensor]:
+        """Membranes where they start."""
+        return LIFState(self.resting(batch))
+
+    def forward(
+        self,
+        current: Tensor,
+        state: LayerState,
+        resets: Tensor | None,
+        timesteps: int,
+        surrogate: Surrogate,
+    ) -> tuple[Tensor, LIFState[Tensor]]:
+        """See `Neurons.forward`."""
+        spikes, membrane = lif_scan(
+            current,
+            state[0],
+            self.threshold,
+            self.leak,
+            resets,
+            timesteps=timesteps,
+            surrogate=surrogate,
+            start=self.start,
+        )
+        return spikes, LIFState(membrane)
+
+    def pre_reset(
+        self, current: Tensor, state: LayerState, resets: Tensor | None, timesteps: int
+    ) -> Tensor:
+        """See `Neurons.pre_reset`."""
+        membrane = state[0]
+        result = current.new_empty(current.shape[0], timesteps, *current.shape[2:])
+        for f in range(current.shape[0]):
+            if resets is not None:
+                membrane = begun_anew(membrane, resets[f], self.start * self.threshold)
+            for t in range(timesteps):
+                now = current[f, min(t, current.shape[1] - 1)]
+                _, membrane, result[f, t] = lif_step(now, membrane, self.threshold, self.leak)
+        return result
+
+
+def begun_anew(values: Tensor, rows: Tensor, start: Tensor) -> Tensor:
+    """`values` [batch, ...] with `start` in some rows (bool [batch])."""
+    return torch.where(rows.view(-1, *[1] * (values.dim() - 1)), start.to(values.dtype), values)
 
 
 def parameter_shape(shape: tuple[int, ...], granularity: Granularity) -> tuple[int, ...]:

@@ -184,8 +184,8 @@ class ReLU(Operation):
 
 
 @dataclass(frozen=True)
-class LIF(Operation):
-    """Leaky integrate-and-fire neurons of shape `neurons`; see `snn_rl.core.neuron`.
+class Neurons(Operation):
+    """Neurons of shape `neurons` that spike; what they do between is a kind's own.
 
     Membranes start at `start` times their threshold: 0, or 0.5 (contract, 17).
     """
@@ -194,7 +194,6 @@ class LIF(Operation):
     threshold: Granularity
     leak: Granularity
     start: float = 0.0
-    kind: ClassVar[str] = "lif"
 
     def shape(self, *inputs: Shape) -> Shape:
         """One spike per neuron."""
@@ -212,6 +211,20 @@ class LIF(Operation):
         if not self.start:
             del options["start"]
         return {"shape": options.pop("neurons"), **options}
+
+
+@dataclass(frozen=True)
+class LIF(Neurons):
+    """Leaky integrate-and-fire; see `snn_rl.core.scan`."""
+
+    kind: ClassVar[str] = "lif"
+
+
+@dataclass(frozen=True)
+class AdaptiveLIF(Neurons):
+    """The same with a threshold that every spike raises; see `snn_rl.core.adaptive`."""
+
+    kind: ClassVar[str] = "adaptive_lif"
 
 
 @dataclass(frozen=True)
@@ -332,6 +345,7 @@ OPERATIONS: tuple[type[Operation], ...] = (
     BatchNorm,
     ReLU,
     LIF,
+    AdaptiveLIF,
     AvgPool2d,
     SumPool2d,
     MaxPool2d,

@@ -1,4 +1,9 @@
-"""The LIF neuron over frames and timesteps: `lif_step` scanned, with a hand-written backward.
+"""The leaky integrate-and-fire neuron as pure functions: one timestep, and its scan over frames
+and timesteps with a hand-written backward.
+
+Source: Chowdhury, Rathi and Roy, "Towards Ultra Low Latency Spiking Neural Networks for Vision
+and Sequential Tasks Using Temporal Pruning" (ECCV 2022), Eqs. 1-3, with the reset in the same
+timestep as the spike (read literally, Eq. 2 cannot spike at T = 1).
 
 On the CPU in float32 the fused kernels run, backwards for the shipped surrogates; everywhere else
 (CUDA, float64, a surrogate of one's own) plain torch operators. Both follow the numerical contract
@@ -13,8 +18,27 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from snn_rl.core.neuron import lif_step
 from snn_rl.core.surrogates import SHIPPED, Surrogate
+
+
+def lif_step(
+    current: Tensor, membrane: Tensor, threshold: Tensor, leak: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One timestep of a layer of LIF neurons, without gradients.
+
+        u <- leak * u + current;   o = 1 if u > threshold else 0;   u <- u - threshold * o
+
+    Args:
+        current: weighted input [batch, *neurons].
+        membrane: membrane potential after the previous timestep, same shape.
+        threshold, leak: broadcastable to [*neurons]; threshold > 0, 0 <= leak <= 1.
+
+    Returns:
+        spikes (0 or 1), the membrane after the reset, and the membrane before it.
+    """
+    pre_reset = membrane * leak + current
+    spikes = (pre_reset > threshold).to(pre_reset.dtype)
+    return spikes, pre_reset - threshold * spikes, pre_reset
 
 
 def lif_scan(

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import singledispatch
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from snn_rl.core import operations
 from snn_rl.core.graph import Node, consumers
 from snn_rl.core.network import Network
-from snn_rl.core.operations import (
-    LIF,
-    Add,
-    AvgPool2d,
-    Conv2d,
-    Linear,
-    MaxPool2d,
-    ReLU,
-    Scale,
-    SumPool2d,
-)
+from snn_rl.core.operations import Add, Neurons, Operation, ReLU, Scale, Shape
 from snn_rl.errors import SnnRlError
 
 Events = dict[str, Tensor]
@@ -37,7 +29,7 @@ class LayerReads:
         self.shapes = network.shapes
         self._varying: set[str] = set()
         for node in network.nodes:
-            if isinstance(node.operation, LIF) or self._varying.intersection(node.inputs):
+            if isinstance(node.operation, Neurons) or self._varying.intersection(node.inputs):
                 self._varying.add(node.name)
 
     def macs(self, node: Node) -> int:
@@ -50,7 +42,9 @@ class LayerReads:
 
     def activations(self) -> int:
         """Values that the hidden layers pass on: spiking neurons, or ReLU outputs."""
-        nonlinear = [node for node in self.network.nodes if isinstance(node.operation, LIF | ReLU)]
+        nonlinear = [
+            node for node in self.network.nodes if isinstance(node.operation, Neurons | ReLU)
+        ]
         return sum(math.prod(self.shapes[node.name]) for node in nonlinear)
 
     def varies(self, node: Node) -> bool:
@@ -68,7 +62,7 @@ class LayerReads:
         passing = [r for r in readers if r.operation.passes_spikes or isinstance(r.operation, Add)]
         return (
             not readers
-            or any(isinstance(reader.operation, LIF | ReLU) for reader in readers)
+            or any(isinstance(reader.operation, Neurons | ReLU) for reader in readers)
             or any(self._reaches_membrane(reader) for reader in passing)
         )
 
@@ -77,7 +71,8 @@ class LayerReads:
 
         A layer that reads the sum of two spiking branches is entered by the spikes of both.
         """
-        return self._trace(node.inputs[0], self._fan_out(node))
+        each = fan_out(node.operation, self.shapes[node.inputs[0]])
+        return self.trace(node.inputs[0], each)
 
     def density(self, node: Node, densities: Mapping[str, float]) -> float:
         """Share of non-zero inputs of `node`, from the shares of the nodes before it."""
@@ -94,55 +89,110 @@ class LayerReads:
             return min(1.0, sum(self._density(source, densities) for source in node.inputs))
         return 1.0
 
-    def _trace(self, name: str, fan_out: Tensor) -> Events | None:
-        """Carry the fan-out of the value `name` back to the spikes it consists of."""
-        node = self.nodes[name]
-        if isinstance(node.operation, LIF):
-            return {name: fan_out}
-        if node.operation.passes_spikes:
-            (source,) = node.inputs
-            return self._trace(source, self._before(node, fan_out))
-        if not isinstance(node.operation, Add):
-            return None
-        left, right = (self._trace(source, fan_out) for source in node.inputs)
-        if left is None or right is None:
-            return None
-        return {
-            source: sum(e[source] for e in (left, right) if source in e)  # type: ignore[misc]
-            for source in left | right
-        }
+    def trace(self, name: str, reached: Tensor) -> Events | None:
+        """Carry the fan-out `reached` of the value `name` back to the spikes it consists of."""
+        return spikes_in(self.nodes[name].operation, self.nodes[name], reached, self)
 
-    def _before(self, node: Node, fan_out: Tensor) -> Tensor:
-        """Fan-out of a spike before a passing node: the sum over where it gets to. Max-pooling
-        passes one spike on for all of a window, so there it is the most that one can cause."""
-        shape, operation = self.shapes[node.inputs[0]], node.operation
-        if not isinstance(operation, SumPool2d | AvgPool2d | MaxPool2d):
-            return fan_out.reshape(shape)
-        with torch.enable_grad():
-            spikes = torch.zeros(1, *shape, dtype=torch.float64, requires_grad=True)
-            pooled = functional.avg_pool2d(
-                spikes, operation.kernel_size, operation.stride, divisor_override=1
-            )
-            (gradient,) = torch.autograd.grad(pooled, spikes, fan_out[None])
-        return gradient[0]
 
-    def _fan_out(self, node: Node) -> Tensor:
-        """Outputs that one spike at each position of the layer's input adds to."""
-        shape = self.shapes[node.inputs[0]]
-        layer = node.operation
-        if isinstance(layer, Linear):
-            return torch.full(shape, float(layer.out_features), dtype=torch.float64)
-        if not isinstance(layer, Conv2d):  # a scale
-            return torch.ones(shape, dtype=torch.float64)
-        with torch.enable_grad():
-            plane = torch.zeros(1, 1, *shape[1:], dtype=torch.float64, requires_grad=True)
-            kernel = torch.ones(1, 1, *layer.kernel_size, dtype=torch.float64)
-            reached = functional.conv2d(
-                plane, kernel, None, layer.stride, layer.padding, layer.dilation
-            )
-            (gradient,) = torch.autograd.grad(reached.sum(), plane)
-        channels = int(layer.out_channels // layer.groups)
-        return (gradient[0] * channels).expand(shape)
+@singledispatch
+def fan_out(operation: Operation, shape: Shape) -> Tensor:
+    """Outputs that one spike at each position of an input of `shape` adds to, float64.
+
+    Raises:
+        TypeError: a spike adds to nothing there.
+    """
+    raise TypeError(f"{operation.kind} adds no spikes up")
+
+
+@fan_out.register
+def _(operation: operations.Linear, shape: Shape) -> Tensor:
+    return torch.full(shape, float(operation.out_features), dtype=torch.float64)
+
+
+@fan_out.register
+def _(operation: operations.Scale, shape: Shape) -> Tensor:
+    return torch.ones(shape, dtype=torch.float64)
+
+
+@fan_out.register
+def _(operation: operations.Conv2d, shape: Shape) -> Tensor:
+    with torch.enable_grad():
+        plane = torch.zeros(1, 1, *shape[1:], dtype=torch.float64, requires_grad=True)
+        kernel = torch.ones(1, 1, *operation.kernel_size, dtype=torch.float64)
+        reached = functional.conv2d(
+            plane, kernel, None, operation.stride, operation.padding, operation.dilation
+        )
+        (gradient,) = torch.autograd.grad(reached.sum(), plane)
+    channels = operation.out_channels // operation.groups
+    return (gradient[0] * channels).expand(shape)
+
+
+@singledispatch
+def spikes_in(
+    operation: Operation, node: Node, reached: Tensor, reads: LayerReads
+) -> Events | None:
+    """The spikes that an operation's output consists of, with their fan-out; None for real values.
+
+    Args:
+        reached: fan-out of one spike at each position of the output.
+
+    Raises:
+        SnnRlError: what becomes of spikes in the operation is not known.
+    """
+    raise SnnRlError(f"the energy of {operation.kind!r} (layer {node.name!r}) is not known")
+
+
+@spikes_in.register(operations.LIF)
+@spikes_in.register(operations.AdaptiveLIF)
+def _(_: Operation, node: Node, reached: Tensor, reads: LayerReads) -> Events | None:
+    return {node.name: reached}
+
+
+@spikes_in.register(operations.Input)
+@spikes_in.register(operations.Linear)
+@spikes_in.register(operations.Conv2d)
+@spikes_in.register(operations.BatchNorm)
+@spikes_in.register(operations.ReLU)
+def _(_: Operation, node: Node, reached: Tensor, reads: LayerReads) -> Events | None:
+    return None
+
+
+@spikes_in.register(operations.Flatten)
+@spikes_in.register(operations.Dropout)
+@spikes_in.register(operations.Scale)
+def _(_: Operation, node: Node, reached: Tensor, reads: LayerReads) -> Events | None:
+    (source,) = node.inputs
+    return reads.trace(source, reached.reshape(reads.shapes[source]))
+
+
+@spikes_in.register
+def _(
+    operation: operations.SumPool2d | operations.AvgPool2d | operations.MaxPool2d,
+    node: Node,
+    reached: Tensor,
+    reads: LayerReads,
+) -> Events | None:
+    # The sum over where a spike gets to. Max-pooling passes one on for all of a window, so there it
+    # is the most that one can cause.
+    (source,) = node.inputs
+    with torch.enable_grad():
+        spikes = torch.zeros(1, *reads.shapes[source], dtype=torch.float64, requires_grad=True)
+        pooled = functional.avg_pool2d(
+            spikes, operation.kernel_size, operation.stride, divisor_override=1
+        )
+        (gradient,) = torch.autograd.grad(pooled, spikes, reached[None])
+    return reads.trace(source, gradient[0])
+
+
+@spikes_in.register(operations.Add)
+def _(_: Operation, node: Node, reached: Tensor, reads: LayerReads) -> Events | None:
+    left, right = (reads.trace(source, reached) for source in node.inputs)
+    if left is None or right is None:
+        return None
+    return {
+        source: sum(e[source] for e in (left, right) if source in e)  # type: ignore[misc]
+        for source in left | right
+    }
 
 
 def rates_per_neuron(
@@ -177,9 +227,12 @@ def rates_per_neuron(
 @torch.no_grad()
 def activation_densities(ann: Network, x: Tensor) -> dict[str, float]:
     """Share of non-zero outputs of every ReLU, by name, on frames [frames, batch, ...]."""
-    values, _ = ann._run(x, ann.initial_state(x.shape[1]), None, None, 1, None, None)
-    return {
-        node.name: int(values[node.name].count_nonzero()) / values[node.name].numel()
-        for node in ann.nodes
-        if isinstance(node.operation, ReLU)
-    }
+    densities: dict[str, float] = {}
+    activations = {node.name for node in ann.nodes if isinstance(node.operation, ReLU)}
+
+    def note(name: str, value: Tensor) -> None:
+        if name in activations:
+            densities[name] = int(value.count_nonzero()) / value.numel()
+
+    ann(x, on_value=note)
+    return densities

@@ -86,6 +86,8 @@ class EnergyReport:
     Attributes:
         spikes: per frame, over all neurons.
         neurons: spiking neurons, each with a membrane.
+        adapting: those among them whose threshold adapts, a second number to keep.
+        adapting_spikes: per frame, of those.
         activations: values that hidden layers pass on: spiking neurons, or ReLU outputs.
         weights: without biases.
     """
@@ -97,6 +99,8 @@ class EnergyReport:
     neurons: int
     activations: int
     weights: int
+    adapting: int = 0
+    adapting_spikes: float = 0.0
     costs: Costs = field(default_factory=Costs)
 
     @property
@@ -137,8 +141,24 @@ class EnergyReport:
 
     @property
     def leak_multiplies(self) -> int:
-        """u * leak, once per neuron and timestep; none on a membrane that starts at zero."""
-        return self.neurons * (self.timesteps - (not self.carry_membrane))
+        """u * leak, once per neuron and timestep; none on a membrane that starts at zero. Where
+        thresholds adapt, likewise what is left of their raise."""
+        return (self.neurons + self.adapting) * self._steps_on_something
+
+    @property
+    def adaptation_multiplies(self) -> int:
+        """threshold * raise, once per adapting neuron and timestep on a raise that is not zero."""
+        return self.adapting * self._steps_on_something
+
+    @property
+    def adaptation_additions(self) -> float:
+        """Of that product to the threshold, and of every spike to the raise."""
+        return self.adaptation_multiplies + self.adapting_spikes
+
+    @property
+    def _steps_on_something(self) -> int:
+        """Timesteps of a frame that find what an earlier one left."""
+        return self.timesteps - (not self.carry_membrane)
 
     @property
     def threshold_subtractions(self) -> float:
@@ -152,7 +172,8 @@ class EnergyReport:
         return (
             self.snn_macs * costs.mac
             + (self.exact_acs + self.threshold_subtractions) * costs.accumulate
-            + self.leak_multiplies * costs.multiply
+            + self.adaptation_additions * costs.accumulate
+            + (self.leak_multiplies + self.adaptation_multiplies) * costs.multiply
         )
 
     @property
@@ -183,7 +204,7 @@ class EnergyReport:
     def main_accesses_layerwise(self) -> float:
         """Main memory words, one layer after the other: a layer finishes all timesteps at once,
         so weights are fetched, and carried membranes read and written, once per frame."""
-        carried = 2 * self.neurons if self.carry_membrane else 0
+        carried = 2 * (self.neurons + self.adapting) if self.carry_membrane else 0
         return self.weights + carried + self._activation_accesses
 
     @property
@@ -283,6 +304,7 @@ def energy_report(
         rate = sum(float(rates[source].mean()) for source in events)
         exact = sum(float((rates[source] * fan_out).sum()) for source, fan_out in events.items())
         layers.append(LayerEnergy(node.name, macs, rate, rate * macs, exact, 0, density))
+    adapting = {n: layer.size for n, layer in network.spiking.items() if len(layer.variables) > 1}
     return EnergyReport(
         timesteps=timesteps,
         carry_membrane=carry_membrane and bool(network.spiking),
@@ -291,5 +313,7 @@ def energy_report(
         neurons=sum(layer.size for layer in network.spiking.values()),
         activations=reads.activations(),
         weights=reads.weights(),
+        adapting=sum(adapting.values()),
+        adapting_spikes=sum(float(rates[name].sum()) for name in adapting),
         costs=costs or Costs(),
     )

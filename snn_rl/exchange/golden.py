@@ -105,10 +105,9 @@ def record(agent: Agent, frames: int) -> Trace:
     for n, frame in enumerate(seen):
         # The engine itself, not what is exported.
         q[n], state = policy.q_values(_encoded(agent, frame), state, starts[n : n + 1])
-    kept = state if policy.carry_membrane else state[: policy.network.stack > 1]
     before, after = (
         {name: t.numpy() for name, t in zip(network.state_names, tensors, strict=True)}
-        for tensors in (network.example(1)[1], kept)
+        for tensors in (network.example(1)[1], network.kept(state))
     )
     return Trace(seen, starts, q, before, after)
 

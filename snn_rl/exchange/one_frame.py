@@ -17,8 +17,10 @@ from torch.nn import functional
 from snn_rl.agents.agent import Agent
 from snn_rl.core import operations
 from snn_rl.core.graph import Node
-from snn_rl.core.network import Network
+from snn_rl.core.network import Network, State
 from snn_rl.core.operations import PIXEL_UNIT, Operation
+from snn_rl.core.state import leaves
+from snn_rl.errors import SnnRlError
 
 HISTORY, MEMBRANE, NEXT = "history", "membrane_", "_next"
 
@@ -34,6 +36,9 @@ class OneFrame(nn.Module):
         timesteps: spiking steps per frame.
         carry: membranes are a part of the state; else they begin anew with every frame.
         scale: factor per feature of a vector, () for none.
+
+    Raises:
+        SnnRlError: names the layer that exporters have no operators for.
     """
 
     scale: Tensor
@@ -42,6 +47,12 @@ class OneFrame(nn.Module):
         self, network: Network, timesteps: int, *, carry: bool, scale: Sequence[float] = ()
     ) -> None:
         super().__init__()
+        for node in network.nodes:
+            if not _is_known(node.operation):
+                raise SnnRlError(
+                    f"layer {node.name!r} cannot be exported: there is no export of "
+                    f"{node.operation.kind!r}"
+                )
         network = network.clone().cpu().eval().requires_grad_(False)
         self.network = network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self.timesteps, self.carry = timesteps, carry
@@ -58,8 +69,11 @@ class OneFrame(nn.Module):
         network = self.network
         dtype = torch.uint8 if network.pixels else torch.float32
         frame = torch.zeros(batch, *network.input_shape, dtype=dtype)
-        state = network.initial_state(batch)
-        return frame, state if self.carry else state[: network.stack > 1]
+        return frame, self.kept(network.initial_state(batch))
+
+    def kept(self, state: State) -> tuple[Tensor, ...]:
+        """The tensors of a network's state that outlive a frame, as `state_names` lists them."""
+        return tuple(leaves(state if self.carry else state._replace(layers={})))
 
     def forward(
         self, frame: Tensor, state: tuple[Tensor, ...]
@@ -129,6 +143,11 @@ class OneFrame(nn.Module):
     def _mean(self, values: Values) -> Values:
         """Over the timesteps, for networks that do not end in a linear layer."""
         return values if len(values) == 1 else [torch.stack(values).mean(0)]
+
+
+def _is_known(operation: Operation) -> bool:
+    own = isinstance(operation, operations.Input | operations.LIF)
+    return own or evaluate.dispatch(type(operation)) is not evaluate.dispatch(Operation)
 
 
 def _read_out(layer: Any, spikes: Values) -> Tensor:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from snn_rl.core.state import LIFState, State, check_fit, rows_of
 from snn_rl.errors import EngineError
 from snn_rl.inference.packing import Bytes, Packed, aligned, pack
 from snn_rl.inference.plan import Array, Plan
@@ -133,42 +133,35 @@ class EventEngine:
         )  # fmt: skip
         return q, EventState(after, history)
 
-    def to_arrays(self, state: EventState) -> tuple[NDArray[Any], ...]:
-        """A copy of a state as the torch network has it: the frame history (only if frames are
-        stacked), then the membranes of every spiking layer, [batch, *shape]."""
-        history = [state.history.copy()] if self.plan.stack > 1 else []
-        return (*history, *self.by_layer(state.membranes))
+    def to_arrays(self, state: EventState) -> State[NDArray[Any]]:
+        """A copy of a state as the torch network has it."""
+        history = state.history.copy() if self.plan.stack > 1 else None
+        membranes = self.by_layer(state.membranes)
+        return State(history, {name: LIFState(values) for name, values in membranes.items()})
 
-    def by_layer(self, values: Array) -> list[Array]:
+    def by_layer(self, values: Array) -> dict[str, Array]:
         """Values [batch, neurons] of the plan by spiking layer, each [batch, *shape]."""
-        arrays = []
+        arrays = {}
         for layer in self.plan.layers:
             flat = np.empty((len(values), layer.size), np.float32)
             flat[:, layer.order] = values[:, layer.neurons]
-            arrays.append(flat.reshape(len(values), *layer.shape))
+            arrays[layer.name] = flat.reshape(len(values), *layer.shape)
         return arrays
 
-    def from_arrays(self, arrays: Sequence[Any]) -> EventState:
+    def from_arrays(self, arrays: Any) -> EventState:
         """Reverse of `to_arrays`; arrays or tensors on the CPU.
 
         Raises:
             ValueError: they do not belong to this network, or are not finite.
         """
-        given = [np.asarray(array) for array in arrays]
-        batch = len(given[0]) if given and given[0].ndim else 0
-        expected = [(batch, *layer.shape) for layer in self.plan.layers]
-        if self.plan.stack > 1:
-            expected.insert(0, (batch, self.plan.stack - 1, *self.plan.input_shape))
-        if [array.shape for array in given] != expected:
-            raise ValueError(
-                f"state holds arrays of shape {[array.shape for array in given]}; this agent's "
-                f"are {expected}"
-            )
+        batch = rows_of(arrays) or 0
         state = self.initial_state(batch)
+        check_fit(arrays, self.to_arrays(state), batch)
         if self.plan.stack > 1:
-            state.history[:] = given.pop(0)
-        for layer, array in zip(self.plan.layers, given, strict=True):
-            state.membranes[:, layer.neurons] = array.reshape(batch, -1)[:, layer.order]
+            state.history[:] = np.asarray(arrays.history)
+        for layer in self.plan.layers:
+            membrane = np.asarray(arrays.layers[layer.name].membrane).reshape(-1, layer.size)
+            state.membranes[:, layer.neurons] = membrane[:, layer.order]
         if not np.isfinite(state.membranes).all():
             raise ValueError("state holds membranes that are not finite")
         return state

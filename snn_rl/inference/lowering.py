@@ -5,13 +5,18 @@ What the engine cannot run bit for bit as torch does is refused by name: then to
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import singledispatch
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from snn_rl.errors import CheckpointError, EngineError
+from snn_rl.core import operations
+from snn_rl.core.graph import Node, node_from_dict
+from snn_rl.errors import CheckpointError, EngineError, SnnRlError
 from snn_rl.inference import plan
 from snn_rl.inference.parts import Parts, Value
 from snn_rl.inference.plan import Plan
@@ -19,23 +24,7 @@ from snn_rl.inference.positions import channels_last, position_table, segment_ta
 from snn_rl.inference.reader import Weights
 from snn_rl.inference.rows import Rows, cannot, most_sums, rows_of
 
-PIXEL_UNIT = 2.0**-8
 THRESHOLD_FLOOR = 1e-3
-KNOWN_OPTIONS = {
-    "input": {"shape", "pixels", "stack", "offset"},
-    "linear": {"in_features", "out_features", "bias"},
-    "conv": {
-        "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups",
-        "bias",
-    },
-    "lif": {"shape", "threshold", "leak"},
-    "sumpool": {"kernel_size", "stride", "padding", "ceil_mode"},
-    "flatten": set(),
-    "dropout": {"p", "channels"},
-    "add": set(),
-    "scale": set(),
-}  # fmt: skip
-"""Options by operation; an option that is not known here may change what the operation does."""
 
 
 def lower(card: Mapping[str, Any], weights: Weights) -> Plan:
@@ -49,7 +38,7 @@ def lower(card: Mapping[str, Any], weights: Weights) -> Plan:
         CheckpointError: graph and weights do not fit together.
     """
     try:
-        return _Lowering(card, weights).plan()
+        return _Lowering(_nodes(card["graph"]), card["grid"], weights).plan()
     except (AttributeError, IndexError, KeyError, OverflowError, TypeError) as error:
         raise CheckpointError(f"the layer graph is damaged ({error!r:.100})") from error
     except ValueError as error:
@@ -58,25 +47,39 @@ def lower(card: Mapping[str, Any], weights: Weights) -> Plan:
         raise CheckpointError(f"the layer graph is damaged ({error!s:.100})") from error
 
 
+def _nodes(graph: list[dict[str, Any]]) -> list[Node]:
+    nodes = []
+    for found in graph:
+        try:
+            nodes.append(node_from_dict(found))
+        except SnnRlError as error:  # an option that is not known may change what it does
+            raise EngineError(
+                f"the event-driven engine cannot run layer {found.get('name')!r}: {error}"
+            ) from None
+    return nodes
+
+
 class _Lowering:
     """Walks a graph once; every operation becomes rows of the program and a value."""
 
-    def __init__(self, card: Mapping[str, Any], weights: Weights) -> None:
-        self.nodes, self.grid, self.weights = card["graph"], card["grid"], weights
+    def __init__(self, nodes: list[Node], grid: Mapping[str, Any], weights: Weights) -> None:
+        self.nodes, self.grid, self.weights = nodes, grid, weights
         self.parts = Parts()
         self.values: dict[str, Value] = {}
         self.most_timesteps = 1
 
     def plan(self) -> Plan:
         for node in self.nodes:
-            self._check_options(node)
-            self.values[node["name"]] = self._lower(node)
-        last, options = self.nodes[-1], self.nodes[0]["options"]
-        if last["op"] != "linear" or not self.parts.layers:
+            inputs = [self.values[name] for name in node.inputs]
+            self.values[node.name] = lowered(node.operation, node, inputs, self)
+        last, seen = self.nodes[-1], self.nodes[0].operation
+        if not isinstance(last.operation, operations.Linear) or not self.parts.layers:
             raise EngineError(
-                f"the event-driven engine cannot run this network: its output {last['name']!r} is "
+                f"the event-driven engine cannot run this network: its output {last.name!r} is "
                 "no linear layer behind spikes"
             )
+        if not isinstance(seen, operations.Input):
+            raise CheckpointError("the layer graph starts with no input")
         parts = self.parts
         return Plan(
             program=np.array(parts.program, np.int64),
@@ -84,56 +87,29 @@ class _Lowering:
             whole=_joined(parts.whole, np.int16),
             tables=_joined(parts.tables, np.uint32),
             layers=tuple(parts.layers),
-            input_shape=tuple(int(n) for n in options["shape"]),
-            pixels=bool(options["pixels"]),
-            stack=int(options["stack"]),
-            offset=int(options.get("offset", 0)),
+            input_shape=seen.frame,
+            pixels=seen.pixels,
+            stack=seen.stack,
+            offset=seen.offset,
             sums=_joined(parts.sums, np.float32),
             floats=parts.floats,
             accumulators=parts.accumulators,
             spikes=parts.spikes,
-            outputs=self.values[last["name"]].size,
+            outputs=self.values[last.name].size,
             most_timesteps=self.most_timesteps,
         )
 
-    def _check_options(self, node: dict[str, Any]) -> None:
-        op = node["op"]
-        if op not in KNOWN_OPTIONS:
-            raise EngineError(cannot(node, f"operation {op!r}"))
-        unknown = set(node["options"]) - KNOWN_OPTIONS[op]
-        if unknown:
-            raise EngineError(cannot(node, f"option {min(unknown)!r} of {op!r}"))
-
-    def _lower(self, node: dict[str, Any]) -> Value:
-        inputs = [self.values[name] for name in node["inputs"]]
-        match node["op"]:
-            case "input":
-                return _input(node)
-            case "linear" | "conv" | "sumpool":
-                return self._weighted(node, inputs[0])
-            case "lif":
-                return self._spikes(node, inputs[0])
-            case "scale":
-                factor = self.weights[f"{node['name']}.weight"].reshape(1)
-                return self._scaled(node, inputs[0], factor)
-            case "add":
-                return self._added(node, inputs[0], inputs[1])
-            case "flatten":
-                x = inputs[0]
-                return Value(
-                    x.place, x.offset, (x.size,), x.order, x.static, x.largest, x.unit
-                )  # fmt: skip
-            case _:  # dropout does nothing once a network is trained
-                return inputs[0]
-
-    def _weighted(self, node: dict[str, Any], x: Value) -> Value:
-        rows = rows_of(node, x, self.weights, self.grid)
-        last = node is self.nodes[-1] and node["op"] == "linear"
+    def weighted(self, node: Node, x: Value) -> Value:
+        """A convolution, linear layer or sum-pool."""
+        rows = rows_of(node.operation, node, x, self.weights, self.grid)
+        linear = isinstance(node.operation, operations.Linear)
+        last = node is self.nodes[-1] and linear
         if last and x.static:
             raise EngineError(cannot(node, "a read-out of something else than spikes"))
         if x.place == plan.IN_OBSERVED:
-            if node["op"] != "linear":
-                raise EngineError(cannot(node, f"{node['op']!r} of real-valued observations"))
+            if not linear:
+                what = f"{node.operation.kind!r} of real-valued observations"
+                raise EngineError(cannot(node, what))
         else:
             most = most_sums(node, x, rows)
             self.most_timesteps = most if last else self.most_timesteps
@@ -165,12 +141,12 @@ class _Lowering:
             kind = plan.DENSE if x.place == plan.IN_OBSERVED else kind
             place, target = plan.IN_FLOATS, self.parts.scratch(size)
         self.parts.operation(kind, fields | {plan.TARGET: target})
-        pooled = node["op"] == "sumpool"
+        pooled = isinstance(node.operation, operations.SumPool2d)
         largest = x.largest * rows.window.area if pooled else np.inf
         unit = x.unit if pooled else 1.0
         return Value(place, target, shape, channels_last(shape), x.static, largest, unit)
 
-    def _stored(self, node: dict[str, Any], x: Value, rows: Rows) -> dict[int, int]:
+    def _stored(self, node: Node, x: Value, rows: Rows) -> dict[int, int]:
         """Keep weights: those that spikes add as whole numbers, with their unit and sums."""
         if x.place != plan.IN_SPIKES:
             return {plan.WEIGHTS: self.parts.store(rows.weight)}
@@ -196,10 +172,9 @@ class _Lowering:
             plan.POSITIONS: x.size // rows.per_group,
         }
 
-    def _spikes(self, node: dict[str, Any], x: Value) -> Value:
-        name, shape = node["name"], tuple(int(n) for n in node["options"]["shape"])
-        if shape != x.shape:
-            raise CheckpointError(f"layer {name!r} does not fit its input")
+    def spikes(self, node: Node, x: Value) -> Value:
+        """A layer of LIF neurons."""
+        name, shape = node.name, x.shape
         x = self._as_floats(node, x)
         threshold, leak = (
             np.broadcast_to(self.weights[f"{name}.{kind}"], shape).ravel()[x.order]
@@ -221,10 +196,11 @@ class _Lowering:
         self.parts.layers.append(plan.Layer(name, shape, first, x.order))
         return Value(plan.IN_SPIKES, target, shape, x.order, False, 1.0, 1.0)
 
-    def _as_floats(self, node: dict[str, Any], x: Value) -> Value:
-        return self._scaled(node, x, np.ones(1)) if x.place == plan.IN_SPIKES else _inner(node, x)
+    def _as_floats(self, node: Node, x: Value) -> Value:
+        return self.scaled(node, x, np.ones(1)) if x.place == plan.IN_SPIKES else _inner(node, x)
 
-    def _scaled(self, node: dict[str, Any], x: Value, factor: NDArray[Any]) -> Value:
+    def scaled(self, node: Node, x: Value, factor: NDArray[Any]) -> Value:
+        """One factor times a value."""
         x = _inner(node, x)
         target = self.parts.scratch(x.size)
         fields = {
@@ -235,7 +211,8 @@ class _Lowering:
         self.parts.operation(plan.SCALE, fields)
         return Value(plan.IN_FLOATS, target, x.shape, x.order, x.static, np.inf, 1.0)
 
-    def _added(self, node: dict[str, Any], a: Value, b: Value) -> Value:
+    def added(self, node: Node, a: Value, b: Value) -> Value:
+        """The sum of two values."""
         if a.shape != b.shape or not np.array_equal(a.order, b.order):
             raise EngineError(cannot(node, "an addition of values that lie in different orders"))
         a, b = self._as_floats(node, a), self._as_floats(node, b)
@@ -249,20 +226,66 @@ class _Lowering:
         return Value(plan.IN_FLOATS, target, a.shape, a.order, static, np.inf, 1.0)
 
 
-def _input(node: dict[str, Any]) -> Value:
-    options = node["options"]
-    shape = tuple(int(n) for n in options["shape"])
-    shape = (int(options["stack"]) * shape[0], *shape[1:])
-    order = np.arange(int(np.prod(shape)))
-    if options["pixels"]:
-        return Value(plan.IN_PIXELS, 0, shape, order, True, 255 * PIXEL_UNIT, PIXEL_UNIT)
-    return Value(plan.IN_OBSERVED, 0, shape, order, True, np.inf, 1.0)
+@singledispatch
+def lowered(
+    operation: operations.Operation, node: Node, inputs: list[Value], into: _Lowering
+) -> Value:
+    """Append what runs an operation to the program; its value.
+
+    Raises:
+        EngineError: the engine lacks it.
+    """
+    raise EngineError(cannot(node, f"operation {operation.kind!r}"))
 
 
-def _inner(node: dict[str, Any], x: Value) -> Value:
+@lowered.register
+def _(operation: operations.Input, node: Node, inputs: list[Value], into: _Lowering) -> Value:
+    shape, (largest, unit) = operation.shape(), operation.values()
+    place = plan.IN_PIXELS if operation.pixels else plan.IN_OBSERVED
+    return Value(place, 0, shape, np.arange(math.prod(shape)), True, largest, unit)
+
+
+@lowered.register(operations.Linear)
+@lowered.register(operations.Conv2d)
+@lowered.register(operations.SumPool2d)
+def _(operation: operations.Operation, node: Node, inputs: list[Value], into: _Lowering) -> Value:
+    return into.weighted(node, inputs[0])
+
+
+@lowered.register
+def _(operation: operations.LIF, node: Node, inputs: list[Value], into: _Lowering) -> Value:
+    if operation.start:
+        raise EngineError(cannot(node, "option 'start' of 'lif'"))
+    operation.shape(inputs[0].shape)
+    return into.spikes(node, inputs[0])
+
+
+@lowered.register
+def _(operation: operations.Scale, node: Node, inputs: list[Value], into: _Lowering) -> Value:
+    if operation.factors:
+        raise EngineError(cannot(node, "option 'factors' of 'scale'"))
+    return into.scaled(node, inputs[0], into.weights[f"{node.name}.weight"].reshape(1))
+
+
+@lowered.register(operations.Add)
+def _(operation: operations.Operation, node: Node, inputs: list[Value], into: _Lowering) -> Value:
+    return into.added(node, *inputs)
+
+
+@lowered.register(operations.Flatten)
+def _(operation: operations.Operation, node: Node, inputs: list[Value], into: _Lowering) -> Value:
+    return replace(inputs[0], shape=operation.shape(inputs[0].shape))
+
+
+@lowered.register(operations.Dropout)
+def _(operation: operations.Operation, node: Node, inputs: list[Value], into: _Lowering) -> Value:
+    return inputs[0]  # it does nothing once a network is trained
+
+
+def _inner(node: Node, x: Value) -> Value:
     """`x`, unless it is the observation itself."""
     if x.place in (plan.IN_PIXELS, plan.IN_OBSERVED):
-        raise EngineError(cannot(node, f"{node['op']!r} of the observation itself"))
+        raise EngineError(cannot(node, f"{node.operation.kind!r} of the observation itself"))
     return x
 
 

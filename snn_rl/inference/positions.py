@@ -6,11 +6,9 @@ runs long, a kernel's columns are stored in the order in which an input position
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from math import gcd
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +26,8 @@ class Window:
     out: tuple[int, int]
     kernel: tuple[int, int]
     stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
 
     @property
     def area(self) -> int:
@@ -61,29 +59,6 @@ def channels_last(shape: tuple[int, ...]) -> NDArray[np.int64]:
     """Indices of [channels, height, width] in channels-last order; one axis as it is."""
     index = np.arange(int(np.prod(shape)))
     return index.reshape(shape[0], -1).T.ravel() if len(shape) == 3 else index
-
-
-def window_of(options: Mapping[str, Any], size: tuple[int, ...]) -> Window:
-    """The window of a convolution's or a pool's options over an image of `size`."""
-    kernel = _pair(options["kernel_size"])
-    pooled = "out_channels" not in options
-    stride = _pair(options.get("stride") or (kernel if pooled else 1))
-    padding, dilation = _pair(options.get("padding", 0)), _pair(options.get("dilation", 1))
-    out = []
-    for axis in (0, 1):
-        room = size[axis] + 2 * padding[axis] - dilation[axis] * (kernel[axis] - 1) - 1
-        steps = room // stride[axis]
-        if options.get("ceil_mode", False):
-            steps = -(-room // stride[axis])
-            if steps * stride[axis] >= size[axis] + padding[axis]:
-                steps -= 1  # the last window must begin inside, as torch has it
-        out.append(steps + 1)
-    return Window((size[0], size[1]), (out[0], out[1]), kernel, stride, padding, dilation)
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    height, width = value if isinstance(value, list | tuple) else (value, value)
-    return int(height), int(width)
 
 
 def position_table(window: Window, row: int, out_channels: int, first: int) -> NDArray[np.uint32]:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import singledispatch
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from snn_rl.core import operations
+from snn_rl.core.graph import Node
 from snn_rl.errors import CheckpointError, EngineError
 from snn_rl.inference.parts import Value
 from snn_rl.inference.plan import Array
-from snn_rl.inference.positions import POINT, Window, window_of
+from snn_rl.inference.positions import POINT, Window
 from snn_rl.inference.reader import Weights
 
 EXACT = 2.0**24
@@ -65,38 +68,58 @@ class Rows:
         return math.prod(self.shape)
 
 
-def rows_of(node: Mapping[str, Any], x: Value, weights: Weights, grid: Mapping[str, Any]) -> Rows:
+@singledispatch
+def rows_of(
+    operation: operations.Operation, node: Node, x: Value, weights: Weights, grid: Mapping[str, Any]
+) -> Rows:
     """Rows of a node that reads `x`.
 
     Raises:
-        EngineError: a shape that the engine lacks. CheckpointError: weights of another shape.
+        EngineError: an operation without rows, or on a shape that the engine lacks.
+        SnnRlError: operation, weights and `x` do not fit together.
     """
-    name, options = node["name"], node["options"]
-    if node["op"] == "sumpool":
-        window = window_of(options, _image(node, x))
-        ones = np.ones((x.shape[0], 1, *window.kernel, 1), np.float32)
-        bias = np.zeros(x.shape[0], np.float32)
-        return Rows(window, ones, bias, (x.shape[0], *window.out), 1.0)
-    scale = 2.0 ** int(grid[name])
-    if node["op"] == "linear":
-        features, outputs = int(options["in_features"]), int(options["out_features"])
-        if x.shape != (features,):
-            raise EngineError(cannot(node, f"a linear layer on values of shape {x.shape}"))
-        columns = _weight(name, weights, (outputs, features))[:, x.order].T
-        bias = _bias(name, options, weights, outputs)
-        return Rows(POINT, columns[None, :, None, None], bias, (outputs,), scale)
-    window = window_of(options, _image(node, x))
-    inputs, channels = int(options["in_channels"]), int(options["out_channels"])
-    groups = int(options.get("groups", 1))
-    if inputs != x.shape[0]:
-        raise CheckpointError(f"layer {name!r} does not fit its input")
-    weight = _weight(name, weights, (channels, inputs // groups, *window.kernel))
-    rows = weight.reshape(groups, channels // groups, *weight.shape[1:]).transpose(0, 2, 3, 4, 1)
-    bias = _bias(name, options, weights, channels)
-    return Rows(window, rows[:, :, :, window.columns], bias, (channels, *window.out), scale)
+    raise EngineError(cannot(node, f"rows of {operation.kind!r}"))
 
 
-def most_sums(node: Mapping[str, Any], x: Value, rows: Rows) -> int:
+@rows_of.register
+def _(
+    operation: operations.SumPool2d, node: Node, x: Value, weights: Weights, grid: Mapping[str, Any]
+) -> Rows:
+    shape, kernel = operation.shape(x.shape), operation.kernel_size
+    window = Window(_plane(x.shape), _plane(shape), kernel, operation.stride or kernel)
+    ones = np.ones((shape[0], 1, *kernel, 1), np.float32)
+    return Rows(window, ones, np.zeros(shape[0], np.float32), shape, 1.0)
+
+
+@rows_of.register
+def _(
+    operation: operations.Linear, node: Node, x: Value, weights: Weights, grid: Mapping[str, Any]
+) -> Rows:
+    if len(x.shape) != 1:
+        raise EngineError(cannot(node, f"a linear layer on values of shape {x.shape}"))
+    shape = operation.shape(x.shape)
+    columns = _weight(node.name, weights, (*shape, operation.in_features))[:, x.order].T
+    bias = _bias(node.name, operation.bias, weights, shape[0])
+    return Rows(POINT, columns[None, :, None, None], bias, shape, 2.0 ** int(grid[node.name]))
+
+
+@rows_of.register
+def _(
+    operation: operations.Conv2d, node: Node, x: Value, weights: Weights, grid: Mapping[str, Any]
+) -> Rows:
+    shape, kernel, groups = operation.shape(x.shape), operation.kernel_size, operation.groups
+    window = Window(
+        _plane(x.shape), _plane(shape), kernel,
+        operation.stride, operation.padding, operation.dilation,
+    )  # fmt: skip
+    stored = (shape[0], operation.in_channels // groups, *kernel)
+    weight = _weight(node.name, weights, stored)
+    rows = weight.reshape(groups, -1, *stored[1:]).transpose(0, 2, 3, 4, 1)
+    bias, scale = _bias(node.name, operation.bias, weights, shape[0]), 2.0 ** int(grid[node.name])
+    return Rows(window, rows[:, :, :, window.columns], bias, shape, scale)
+
+
+def most_sums(node: Node, x: Value, rows: Rows) -> int:
     """How many outputs can be added up, at most, and every sum on the way is exact in float32.
 
     Raises:
@@ -113,15 +136,14 @@ def most_sums(node: Mapping[str, Any], x: Value, rows: Rows) -> int:
     return most
 
 
-def cannot(node: Mapping[str, Any], what: str) -> str:
+def cannot(node: Node, what: str) -> str:
     """The sentence that refuses a node."""
-    return f"the event-driven engine cannot run layer {node['name']!r}: it lacks {what}"
+    return f"the event-driven engine cannot run layer {node.name!r}: it lacks {what}"
 
 
-def _image(node: Mapping[str, Any], x: Value) -> tuple[int, ...]:
-    if len(x.shape) != 3:
-        raise EngineError(cannot(node, f"{node['op']!r} on values of shape {x.shape}"))
-    return x.shape[1:]
+def _plane(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Height and width of [channels, height, width]."""
+    return shape[1], shape[2]
 
 
 def _weight(name: str, weights: Weights, shape: tuple[int, ...]) -> NDArray[Any]:
@@ -131,8 +153,8 @@ def _weight(name: str, weights: Weights, shape: tuple[int, ...]) -> NDArray[Any]
     return weight
 
 
-def _bias(name: str, options: Mapping[str, Any], weights: Weights, channels: int) -> NDArray[Any]:
-    if not options.get("bias", True):
+def _bias(name: str, present: bool, weights: Weights, channels: int) -> NDArray[Any]:
+    if not present:
         return np.zeros(channels, np.float32)
     bias = weights[f"{name}.bias"]
     if bias.shape != (channels,):
