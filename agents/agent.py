@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snn_rl.agents.acting import Actor, EngineName
-from snn_rl.errors import EngineError
+from snn_rl.errors import EngineError, SnnRlError
 from snn_rl.inference.observation import ObservationPipeline
 
 if TYPE_CHECKING:
@@ -163,6 +163,8 @@ class Agent:
                 "environments: call reset() first"
             )
         q, state = self.actor.q_values(frames, state, start)
+        if not np.isfinite(q).all():
+            raise SnnRlError("the agent's Q-values are not finite: no action can be chosen by them")
         return (q[0] if single else q), state
 
     def predict(

@@ -11,6 +11,7 @@ from snn_rl.agents.seeds import BLOCKS, VALIDATIONS
 from snn_rl.conversion.temporal_pruning import schedule
 from snn_rl.envs.games import UnsupportedEnvironment, atari_game
 from snn_rl.errors import ConfigError, SnnRlError
+from snn_rl.inference.checks import MOST_TIMESTEPS
 from snn_rl.support.settings import Section, merge, shipped, shipped_names, validate
 
 
@@ -169,7 +170,7 @@ class TrainConfig(Section):
     env: str
     seed: int = Field(default=0, ge=0, lt=BLOCKS)
     """all randomness follows from it; validation has as many blocks of seeds of its own"""
-    timesteps: int = Field(default=5, ge=0)
+    timesteps: int = Field(default=5, ge=0, le=MOST_TIMESTEPS)
     """T, spiking steps per frame, of the first spiking stage; 0 trains the ANN alone"""
     until: int = Field(default=1, ge=1)
     """T of the last stage"""

@@ -81,7 +81,9 @@ def _rates(card: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Spikes per neuron and frame by layer, if the card tells them."""
     results = card.get("results")
     rates = results.get("spike_rates") if isinstance(results, Mapping) else None
-    return rates if isinstance(rates, Mapping) else None
+    if not isinstance(rates, Mapping):
+        return None
+    return {name: rate for name, rate in rates.items() if type(rate) is float and 0 <= rate < 1e9}
 
 
 def _in_torch(folder: Path) -> Agent:
@@ -100,7 +102,10 @@ def _described(folder: Path, card: Mapping[str, Any]) -> tuple[ObservationPipeli
     """Pipeline, carry of membranes and privilege from a card."""
     try:
         pipeline = pipeline_from_dict(card["observation"])
-        return pipeline, bool(card["carry_membrane"]), bool(card["privileged"])
+        carry, privileged = card["carry_membrane"], card["privileged"]
+        if not (type(carry) is type(privileged) is bool):
+            raise ValueError("carry_membrane and privileged must be true or false")
+        return pipeline, carry, privileged
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{folder} is damaged: its card lacks {error}") from error
     except ValueError as error:
@@ -118,8 +123,9 @@ def _check_fit(
     """Raise CheckpointError unless a network fits its card."""
     try:
         environment = card["environment"]
-        actions, named = int(environment["num_actions"]), isinstance(environment["env_id"], str)
-    except (KeyError, TypeError, ValueError) as error:
+        actions, named = environment["num_actions"], isinstance(environment["env_id"], str)
+        named &= type(actions) is int and type(environment.get("maxpool", False)) is bool
+    except (AttributeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder} is damaged: its card lacks {error}") from error
     if not named or actions < 1 or outputs != actions:
         raise CheckpointError(f"{folder} is damaged: its network does not fit its environment")

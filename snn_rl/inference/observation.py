@@ -5,6 +5,7 @@ It is a part of a saved agent, and acting must not load environments: hence it s
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +14,11 @@ from numpy.typing import NDArray
 
 # Of red, green and blue, in 1/10000, as ALE computed its palettes' grey levels.
 _ALE_WEIGHTS = np.array([2989, 5870, 1140], np.float32)
+
+LARGEST, LARGEST_SIDE = 2**24, 4096
+"""Numbers of an observation, and pixels at the edge of a frame, at most."""
+LEAST = 1e-30
+"""Factors of features lie between this and its inverse."""
 
 
 @dataclass(frozen=True)
@@ -123,13 +129,23 @@ class ObservationPipeline:
 
 def pipeline_from_dict(data: Any) -> ObservationPipeline:
     """Reverse of `to_dict`. Raises ValueError if it is not one."""
-    try:
-        kind, shape, side = data["kind"], tuple(int(n) for n in data["raw_shape"]), data["side"]
-        grey, scale = data["grey"], tuple(float(factor) for factor in data["scale"])
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise ValueError("the observation pipeline is damaged") from None
+    damaged = ValueError("the observation pipeline is damaged")
+    if not isinstance(data, dict) or not isinstance(data.get("raw_shape"), list):
+        raise damaged
+    shape: tuple[Any, ...] = tuple(data["raw_shape"])
+    values: list[Any] = [data.get(key) for key in ("kind", "side", "grey", "scale")]
+    kind, side, grey, scale = values
     known = kind in ("vector", "image") and grey in ("cv2", "ale")
-    fits = not scale or (kind == "vector" and (len(scale),) == shape)
-    if not known or not fits or not isinstance(side, int):
-        raise ValueError("the observation pipeline is damaged")
-    return ObservationPipeline(kind, shape, side, grey, scale)
+    sizes = all(type(n) is int and n >= 1 for n in shape) and math.prod(shape) <= LARGEST
+    factors = isinstance(scale, list) and all(
+        type(f) in (int, float) and LEAST < f < 1 / LEAST for f in scale
+    )
+    if not (known and sizes and factors and type(side) is int and 1 <= side <= LARGEST_SIDE):
+        raise damaged
+    if kind == "vector":
+        fits = len(shape) == 1 and len(scale) in (0, *shape)
+    else:
+        fits = not scale and (len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3)))
+    if not fits:
+        raise damaged
+    return ObservationPipeline(kind, shape, side, grey, tuple(float(factor) for factor in scale))
