@@ -171,12 +171,7 @@ def test_layers_that_are_all_padding_are_too_large(agent: Path) -> None:
     image = {"shape": [1, 2, 2], "pixels": True}
     conv = {"in_channels": 1, "out_channels": 1, "kernel_size": 1, "padding": 2**24}
     wide = [
-        {
-            "name": "in",
-            "op": "input",
-            "inputs": [],
-            "options": {"shape": [1, 2, 2], "pixels": True},
-        },
+        {"name": "in", "op": "input", "inputs": [], "options": image},
         {"name": "conv", "op": "conv", "inputs": ["in"], "options": conv},
     ]
     edit(agent, setting("graph", to=wide))

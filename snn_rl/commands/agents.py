@@ -80,14 +80,15 @@ def evaluate(
             loaded, name, trials=games, seed=seed, conditions=world, max_frames=max_frames
         )
         rows.append(row)
-    if run is not None and plain:
-        save_evaluation(run, rows)
-    if record:
-        record_scores(rows)
     if as_json:
         show_json(rows)
     else:
         show(evaluation_table(rows))
+    sys.stdout.flush()
+    if run is not None and plain:  # only now: no score is lost where this cannot be written
+        save_evaluation(run, rows)
+    if record:
+        record_scores(rows)
 
 
 def play(

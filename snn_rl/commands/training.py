@@ -148,6 +148,9 @@ def _train(
         say(f"stopped in stage {interrupted}; what was reached is saved in {folder}")
         say(f"go on with: {go_on}")
         raise typer.Exit(INTERRUPTED) from None
+    except KeyboardInterrupt:  # a second one, before the first had an effect
+        say(f"interrupted; go on from the last save with: {go_on}")
+        raise
     except UnsupportedEnvironment:  # the same command would fail again
         raise
     except Exception:

@@ -129,12 +129,13 @@ def evaluate(
 
     folder = run or _newest_run()
     rows = [row for row, _ in _scores(folder, data, limit, timesteps)]
-    if (folder / CONFIG).is_file() and timesteps is None and limit is None:
-        save_evaluation(folder, rows)
     if as_json:
         show_json(rows)
     else:
         show(evaluation_table(rows))
+    sys.stdout.flush()
+    if (folder / CONFIG).is_file() and timesteps is None and limit is None:
+        save_evaluation(folder, rows)
 
 
 @app.command()
@@ -225,6 +226,9 @@ def _train(settings: VisionConfig, folder: Path, *, fresh: bool = False) -> None
         except Interrupted as interrupted:
             say(f"stopped in stage {interrupted}; --run-dir {folder} --resume goes on from there")
             raise typer.Exit(INTERRUPTED) from None
+        except KeyboardInterrupt:
+            say(f"interrupted; --run-dir {folder} --resume goes on from the last save")
+            raise
         finally:
             files.close()
     if process.leads:

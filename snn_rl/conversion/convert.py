@@ -92,9 +92,10 @@ def convert(
             spiking one from its first weight on; `fold_batch_norm` folds it afterwards.
 
     Raises:
-        ConversionError: names the layer that cannot be converted.
+        ConversionError: names the layer that cannot be converted, or is not finite.
     """
     options = options or NeuronOptions()
+    check_finite(ann)
     spiking = _replace_activations(fold_batch_norm(ann) if fold else ann, options)
     spiking.timesteps, spiking.carry_membrane = timesteps, carry_membrane
     rescale_leaks(spiking, 1, timesteps)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +85,31 @@ def read_card(folder: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} is damaged: its timesteps are not a number from 1 to {checks.MOST_TIMESTEPS}"
         )
+    if any(_moves_cursors(text) for text in _texts(card)):
+        raise CheckpointError(f"{path} holds control characters: it is damaged or foreign")
     if not all(isinstance(card.get(key, {}), dict) for key in ("results", "provenance")):
         raise CheckpointError(f"{path} is damaged: its results or its provenance are no mapping")
     return card
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts of a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, entry in value.items():
+            yield key
+            yield from _texts(entry)
+    elif isinstance(value, list):
+        for entry in value:
+            yield from _texts(entry)
+
+
+def _moves_cursors(text: str) -> bool:
+    """Whether a terminal would obey to a part of it. Commands may hold ends of lines."""
+    if text.isprintable():
+        return False
+    return any(unicodedata.category(c) in ("Cc", "Cf", "Cs") and c not in "\n\t" for c in text)
 
 
 def digest(path: Path) -> str:
