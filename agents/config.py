@@ -28,6 +28,10 @@ class NeuronConfig(Section):
     """... to here, so that fast and slow membranes lie side by side"""
     percentile: float = Field(default=80.0, gt=0, le=100)
     """of the positive membranes on calibration data: the starting threshold"""
+    balance: Literal["layer", "channel"] = "layer"
+    """one percentile per layer, or per channel (of mean inputs), for use without training"""
+    start: float = 0.0
+    """thresholds that membranes begin with: 0, or 0.5 for use without training"""
     surrogate: Literal["triangle", "arctan"] = "arctan"
     """triangle is the paper's; the arctan's wider slope learns faster from rewards"""
     gamma: float | None = Field(default=None, gt=0)
@@ -37,6 +41,10 @@ class NeuronConfig(Section):
     def _consistent(self) -> NeuronConfig:
         if self.leak_low > self.leak_high:
             raise ValueError("leak_low must not exceed leak_high")
+        if self.start not in (0.0, 0.5):
+            raise ValueError("start is 0 or 0.5")
+        if self.balance == "channel" and self.threshold == "layer":
+            raise ValueError("balance: channel needs threshold: channel or neuron")
         return self
 
 

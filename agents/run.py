@@ -264,6 +264,8 @@ class Run:
             leak_low=neurons.leak_low,
             leak_high=neurons.leak_high,
             percentile=neurons.percentile,
+            balance=neurons.balance,
+            start=neurons.start,
             surrogate=self.surrogate or Surrogate(neurons.surrogate, neurons.gamma),
         )
         return convert(

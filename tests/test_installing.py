@@ -21,6 +21,8 @@ from snn_rl.agents.dqn.stage import StageTrainer
 from snn_rl.envs import make_vector
 from snn_rl.support.settings import shipped
 assert shipped("CartPole-v1")
+from importlib import resources
+assert resources.files("snn_rl.exchange").joinpath("c", "agent.c").is_file()
 assert snn_rl.load_agent("zoo:CartPole-v1/T1").act([0.0, 0.0, 0.0, 0.0]) in (0, 1)
 print(snn_rl.__file__)
 """

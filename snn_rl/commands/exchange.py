@@ -67,8 +67,8 @@ def import_(
 
 def export(
     agent: Annotated[str, typer.Option(help="Agent folder or zoo:ENV/STAGE.")],
-    out: Annotated[Path, typer.Option(help="File to write: agent.onnx or agent.nir.")],
-    to: Annotated[str, typer.Option(help="onnx or nir.")] = "onnx",
+    out: Annotated[Path, typer.Option(help="File to write: agent.onnx, agent.nir, agent.c.")],
+    to: Annotated[str, typer.Option(help="onnx, nir or c.")] = "onnx",
     check: Annotated[
         bool, typer.Option("--check", help="Replay the golden trace in the target's own runtime.")
     ] = False,

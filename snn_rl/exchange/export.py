@@ -9,13 +9,14 @@ from typing import Literal, get_args
 
 from snn_rl.agents.agent import Agent
 from snn_rl.errors import SnnRlError
+from snn_rl.exchange.c_files import compiler, recipe_of, self_test, write_c
 from snn_rl.exchange.golden import Step, record, replay
 from snn_rl.exchange.nir_files import export_nir
 from snn_rl.exchange.norse_runtime import norse_step
 from snn_rl.exchange.one_frame import OneFrame, one_frame
 from snn_rl.exchange.onnx_files import export_onnx, onnx_step, program_step
 
-Target = Literal["onnx", "nir"]
+Target = Literal["onnx", "nir", "c"]
 TRACE_FRAMES = 1000
 TRACE = ".trace.npz"
 EXACT = "exact, since weights lie on the grid (--check replays the trace)"
@@ -58,9 +59,10 @@ def export(
     """Write `agent` for another runtime, with a golden trace of its real play.
 
     Args:
-        path: of the file, e.g. agent.onnx (agent.pt2, of torch.export, comes with it) or agent.nir;
-            agent.trace.npz comes beside.
-        check: replay the trace in the target's own runtime.
+        path: of the file, e.g. agent.onnx (agent.pt2, of torch.export, comes with it), agent.nir or
+            agent.c (agent.h and the self-test's agent_trace.h come with it); agent.trace.npz comes
+            beside.
+        check: replay the trace in the target's own runtime; for C, compile and run the self-test.
         frames: length of the trace.
 
     Raises:
@@ -71,6 +73,8 @@ def export(
         raise SnnRlError(f"there is no export to {to!r}; there is {', '.join(get_args(Target))}")
     if path.suffix != f".{to}":
         raise SnnRlError(f"{path} should end in .{to}: choose another --out")
+    if to == "c":
+        return _export_c(agent, path, check, frames)
     remarks: tuple[str, ...] = ()
     if to == "nir":
         remarks = export_nir(agent, path)
@@ -90,7 +94,19 @@ def export(
     if not check:
         return Exported(files, (expected,), remarks)
     verdicts = tuple(
-        f"{runtime.name}: {replay(trace, runtime.step(runtime.file, network), network)}"
+        f"{runtime.name}: {replay(trace, runtime.step(runtime.file, network))}"
         for runtime in runtimes
     )
     return Exported(files, verdicts, remarks)
+
+
+def _export_c(agent: Agent, path: Path, check: bool, frames: int) -> Exported:
+    command = compiler() if check else []
+    recipe, trace, kept = recipe_of(agent), record(agent, frames), path.with_suffix(TRACE)
+    files = (*write_c(recipe, trace, path), kept)
+    trace.save(kept)
+    if not check:
+        return Exported(files, (EXACT,))
+    passed, said = self_test(path, command)
+    verdict = f"exact: {frames} frames with the same Q-values, bit for bit" if passed else said
+    return Exported(files, (f"C, {command[0]}: {verdict}",))

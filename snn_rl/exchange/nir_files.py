@@ -181,12 +181,14 @@ def _(_: Operation, nir: Any, layer: Any, before: Shape) -> Any:
 
 @counterpart.register(operations.Scale)
 def _(_: Operation, nir: Any, layer: Any, before: Shape) -> Any:
-    return nir.Scale(np.full(before, float(layer.weight.detach()), np.float32))
+    return nir.Scale(np.broadcast_to(layer.weight.detach().numpy(), before).copy())
 
 
 @counterpart.register(operations.LIF)
 def _(_: Operation, nir: Any, layer: Any, before: Shape) -> Any:
     # CubaLIF with a full array for every parameter.
+    if layer.start:
+        raise SnnRlError("NIR cannot say that membranes start at half their threshold")
     leak, threshold = (
         np.broadcast_to(p.detach().double().numpy(), layer.shape)
         for p in (layer.leak, layer.threshold)

@@ -31,7 +31,7 @@ KNOWN_OPTIONS = {
     "lif": {"shape", "threshold", "leak"},
     "sumpool": {"kernel_size", "stride", "padding", "ceil_mode"},
     "flatten": set(),
-    "dropout": {"p"},
+    "dropout": {"p", "channels"},
     "add": set(),
     "scale": set(),
 }  # fmt: skip

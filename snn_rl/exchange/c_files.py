@@ -1,0 +1,120 @@
+"""Spiking agents as C99: two files that need nothing but a compiler, and a trace to test them."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+
+from snn_rl.agents.acting import EventPolicy
+from snn_rl.agents.agent import Agent
+from snn_rl.core.grid import snap
+from snn_rl.errors import EngineError, SnnRlError
+from snn_rl.exchange.c_tables import Recipe, sources
+from snn_rl.exchange.golden import Trace
+from snn_rl.inference.lowering import lower
+from snn_rl.inference.plan import Plan
+
+COMPILERS = ("cc", "gcc", "clang")
+FLAGS = ("-std=c99", "-O2", "-ffp-contract=off")
+SELF_TEST = "-DSNN_SELF_TEST"
+
+
+def recipe_of(agent: Agent) -> Recipe:
+    """What of an agent goes to C.
+
+    Raises:
+        SnnRlError: it is an ANN, or the layer that C cannot run bit for bit.
+    """
+    policy, stage = agent.actor, agent.card.get("stage")
+    if not policy.spiking:
+        raise SnnRlError(
+            f"stage {stage} is no spiking network, and C runs spikes alone: choose a stage such "
+            "as T1, or --to onnx"
+        )
+    scale = () if policy.privileged else agent.pipeline.scale
+    title = f"snn-rl agent {stage} for {agent.env_id}"
+    return Recipe(_plan(agent), policy.timesteps, policy.carry_membrane, scale, title)
+
+
+def write_c(recipe: Recipe, trace: Trace, path: Path) -> tuple[Path, ...]:
+    """Write agent.c as `path`, agent.h and agent_trace.h beside it; returns the three.
+
+    Raises:
+        SnnRlError: the file's name does not fit C.
+    """
+    texts = sources(recipe, trace, path.stem)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        for name, text in texts.items():
+            (folder / name).write_text(text, encoding="ascii")
+        for name in texts:
+            (folder / name).replace(path.with_name(name))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return tuple(path.with_name(name) for name in texts)
+
+
+def compiler() -> list[str]:
+    """The command of a C compiler: $CC, else the first that is installed.
+
+    Raises:
+        SnnRlError: there is none.
+    """
+    wanted = shlex.split(os.environ.get("CC", ""))
+    for command in [wanted] if wanted else [[name] for name in COMPILERS]:
+        if shutil.which(command[0]):
+            return command
+    raise SnnRlError(
+        f"there is no C compiler {wanted[0]!r}, which CC names: correct it"
+        if wanted
+        else "there is no C compiler: install gcc or clang, or set CC"
+    )
+
+
+def self_test(path: Path, command: list[str], flags: tuple[str, ...] = FLAGS) -> tuple[bool, str]:
+    """Compile the exported `path` with its self-test and run that: whether it passed, and its word.
+
+    Raises:
+        SnnRlError: it does not compile.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "self_test"
+        line = [*command, *flags, SELF_TEST, str(path), "-o", str(program)]
+        built = subprocess.run(line, capture_output=True, text=True)
+        if built.returncode != 0:
+            said = next((text for text in built.stderr.splitlines() if "error" in text), "no word")
+            raise SnnRlError(f"{command[0]} does not compile {path}: {said}")
+        ran = subprocess.run([str(program)], capture_output=True, text=True)
+    passed = ran.returncode == 0
+    return passed, ran.stdout.strip() or f"self-test ended with status {ran.returncode}"
+
+
+def _plan(agent: Agent) -> Plan:
+    if isinstance(agent.actor, EventPolicy):
+        return agent.actor.runner.plan
+    try:
+        return _lowered(agent)
+    except EngineError as error:
+        raise SnnRlError(f"there is no export to C: {error}") from None
+
+
+def _lowered(agent: Agent) -> Plan:
+    """The plan of a network that torch runs; its weights must lie on their grid."""
+    network = agent.policy.network.clone().cpu()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    grid = snap(network, agent.timesteps)
+    state = network.state_dict()
+    if not all(torch.equal(value, before[name]) for name, value in state.items()):
+        raise SnnRlError(
+            "there is no export to C: the weights lie on no grid at these timesteps; save the "
+            "agent and export what is saved"
+        )
+    weights = {name.removeprefix("layers."): value.numpy() for name, value in state.items()}
+    return lower({"graph": [node.to_dict() for node in network.nodes], "grid": grid}, weights)
