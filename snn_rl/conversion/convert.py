@@ -22,6 +22,7 @@ from snn_rl.conversion.by_channel import (
     percentile_of,
 )
 from snn_rl.conversion.temporal_pruning import rescale_leaks
+from snn_rl.conversion.tracing import check_finite
 from snn_rl.core.graph import Node, check, consumers, rewire
 from snn_rl.core.network import Network, assemble
 from snn_rl.core.neuron import THRESHOLD_FLOOR, lif_step
