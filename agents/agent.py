@@ -82,6 +82,11 @@ class Agent:
         return str(self.card["environment"]["env_id"])
 
     @property
+    def env_kwargs(self) -> dict[str, Any]:
+        """For the constructor of its environment."""
+        return dict(self.card["environment"].get("env_kwargs", {}))
+
+    @property
     def num_actions(self) -> int:
         """Actions are 0 ... num_actions - 1."""
         return int(self.card["environment"]["num_actions"])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -37,11 +37,13 @@ class Conditions:
         flicker: probability of a blank frame.
         sticky: probability that the previous action is repeated; None leaves it as the id has it.
         maxpool: Atari frames show the maximum of the last two raw frames.
+        env_kwargs: for the environment's constructor.
     """
 
     flicker: float = 0.0
     sticky: float | None = None
     maxpool: bool = False
+    env_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def make_vector(
         self, env_id: str, num_envs: int, seed: int
@@ -182,7 +184,10 @@ def evaluate_agent(
         UnsupportedEnvironment: the environment cannot be made, or not be played from all starts.
         SnnRlError: the seed or the number of trials lies outside its range.
     """
-    policy, conditions = agent.policy, conditions or Conditions(maxpool=agent.maxpool)
+    policy, conditions = (
+        agent.policy,
+        conditions or Conditions(maxpool=agent.maxpool, env_kwargs=agent.env_kwargs),
+    )
     exact = trials == "all"
     seeds = every_start(agent.env_id, conditions) if exact else evaluation_seeds(seed, int(trials))
     result = evaluate(

@@ -124,6 +124,7 @@ def _check_fit(
     try:
         environment = card["environment"]
         actions, named = environment["num_actions"], isinstance(environment["env_id"], str)
+        named &= isinstance(environment.get("env_kwargs", {}), dict)
         named &= type(actions) is int and type(environment.get("maxpool", False)) is bool
     except (AttributeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder} is damaged: its card lacks {error}") from error

@@ -26,9 +26,10 @@ class ObservationPipeline:
     """Vectors become scaled float32; images become one grey uint8 frame of `side` x `side` pixels.
 
     Attributes:
-        kind: "vector" or "image".
+        kind: "vector", "image", or "planes": pixels that are neither resized nor turned grey.
         raw_shape: one observation as the environment returns it: (features,), (height, width) or
-            (height, width, channels) with 1 (grey) or 3 (RGB) channels.
+            (height, width, channels) with 1 (grey) or 3 (RGB) channels; of planes, (channels,
+            height, width).
         side: edge of the frame in pixels (images).
         grey: formula from RGB to grey: OpenCV's, or the one behind ALE's palettes. With "ale" the
             raw RGB frame of an Atari game gives the very frame that `AtariVector` shows, except
@@ -37,7 +38,7 @@ class ObservationPipeline:
             features whose whole range is small, such as a pole's angle.
     """
 
-    kind: Literal["vector", "image"]
+    kind: Literal["vector", "image", "planes"]
     raw_shape: tuple[int, ...]
     side: int = 84
     grey: Literal["cv2", "ale"] = "cv2"
@@ -45,13 +46,13 @@ class ObservationPipeline:
 
     @property
     def frame_shape(self) -> tuple[int, ...]:
-        """Shape of one frame: (features,) or (1, side, side)."""
-        return self.raw_shape if self.kind == "vector" else (1, self.side, self.side)
+        """Shape of one frame: (features,), (channels, height, width) or (1, side, side)."""
+        return (1, self.side, self.side) if self.kind == "image" else self.raw_shape
 
     @property
     def pixels(self) -> bool:
         """Whether frames are uint8 pixels."""
-        return self.kind == "image"
+        return self.kind != "vector"
 
     def encode(self, observations: NDArray[Any]) -> NDArray[Any]:
         """Frames [batch, *frame_shape] from a batch of raw observations, or of such frames.
@@ -69,6 +70,8 @@ class ObservationPipeline:
             return frames * np.asarray(self.scale, np.float32) if self.scale else frames
         if not self._has_type(array):
             raise self._mismatch(array)
+        if self.kind == "image" and array.shape[1:] in self._drawn:
+            array = array.reshape(len(array), *self.frame_shape)
         if array.shape[1:] == self.frame_shape:
             return np.require(array, requirements=["C", "W"])  # as torch wants it
         if array.shape[1:] != self.raw_shape:
@@ -78,7 +81,8 @@ class ObservationPipeline:
     def is_single(self, observation: NDArray[Any]) -> bool:
         """Whether this is one observation, not a batch. Raises ValueError if it is neither."""
         array = np.asarray(observation)
-        for known in (self.raw_shape, self.frame_shape) if self._has_type(array) else ():
+        drawn = self._drawn if self.kind == "image" else ()
+        for known in (self.raw_shape, self.frame_shape, *drawn) if self._has_type(array) else ():
             if array.shape == known:
                 return True
             if array.shape[1:] == known and len(array) > 0:
@@ -94,6 +98,11 @@ class ObservationPipeline:
             "grey": self.grey,
             "scale": list(self.scale),
         }
+
+    @property
+    def _drawn(self) -> tuple[tuple[int, ...], ...]:
+        """Other forms of a frame: as Gymnasium's AtariPreprocessing gives it."""
+        return ((self.side, self.side), (self.side, self.side, 1))
 
     def _grey(self, image: NDArray[np.uint8]) -> NDArray[Any]:
         grey: NDArray[Any] = image
@@ -135,7 +144,7 @@ def pipeline_from_dict(data: Any) -> ObservationPipeline:
     shape: tuple[Any, ...] = tuple(data["raw_shape"])
     values: list[Any] = [data.get(key) for key in ("kind", "side", "grey", "scale")]
     kind, side, grey, scale = values
-    known = kind in ("vector", "image") and grey in ("cv2", "ale")
+    known = kind in ("vector", "image", "planes") and grey in ("cv2", "ale")
     sizes = all(type(n) is int and n >= 1 for n in shape) and math.prod(shape) <= LARGEST
     factors = isinstance(scale, list) and all(
         type(f) in (int, float) and LEAST < f < 1 / LEAST for f in scale
@@ -144,6 +153,8 @@ def pipeline_from_dict(data: Any) -> ObservationPipeline:
         raise damaged
     if kind == "vector":
         fits = len(shape) == 1 and len(scale) in (0, *shape)
+    elif kind == "planes":
+        fits = not scale and len(shape) == 3
     else:
         fits = not scale and (len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3)))
     if not fits:
