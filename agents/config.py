@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -12,7 +13,7 @@ from snn_rl.conversion.temporal_pruning import schedule
 from snn_rl.envs.games import UnsupportedEnvironment, atari_game
 from snn_rl.errors import ConfigError, SnnRlError
 from snn_rl.inference.checks import MOST_TIMESTEPS
-from snn_rl.support.settings import Section, merge, shipped, shipped_names, validate
+from snn_rl.support.settings import Section, merge, read_yaml, shipped, shipped_names, validate
 
 
 class NeuronConfig(Section):
@@ -263,6 +264,11 @@ def make_config(data: Mapping[str, Any], source: str = "configuration") -> Train
     if "env" not in data:
         raise ConfigError(f"{source}: no environment is named: set env (--env), e.g. CartPole-v1")
     return validate(TrainConfig, data, source)
+
+
+def read_config(path: Path) -> TrainConfig:
+    """Configuration from a YAML file. Raises ConfigError with the path of the mistake."""
+    return make_config(read_yaml(path), str(path))
 
 
 def with_preset(given: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:

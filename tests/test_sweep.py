@@ -288,11 +288,17 @@ def test_no_cell_lies_outside_the_sweep(tmp_path: Path) -> None:
         read_sweep(tmp_path)
 
 
-def test_from_python(tmp_path: Path) -> None:
+def test_from_python(call: Call, tmp_path: Path) -> None:
     found = snn_rl.sweep(merge(SETTINGS, FEW), seeds=[3], out=tmp_path / "sweep", workers=1)
     assert found.runs == {"seed3": tmp_path / "sweep" / "seed3"} and not found.failed
     assert snn_rl.load_agent(found.runs["seed3"] / "T1").timesteps == 1
     assert snn_rl.sweep(out=tmp_path / "sweep", resume=True).runs == found.runs
+    status, out, _ = call("evaluate", "--agent", "sweep", "--trials", "2", "--json")
+    rows = json.loads(out)
+    assert status == 0 and [row["stage"] for row in rows] == ["ann", "T1"]
+    assert json.loads((tmp_path / "sweep" / "seed3" / "evaluation.json").read_text()) == rows
+    status, out, _ = call("report", "sweep")
+    assert status == 0 and "| T1 | 1 | " in Path(out.strip()).read_text()
     with pytest.raises(SnnRlError, match="give out= alone"):
         snn_rl.sweep("CartPole-v1", out=tmp_path / "sweep", resume=True)
     with pytest.raises(SnnRlError, match="0 workers"):

@@ -109,7 +109,7 @@ def draw_learning(points: Sequence[Point]) -> Figure:
     _curves(lower, points, lambda point: point.seconds / unit)
     upper.set_xlabel("environment steps, all stages one after the other", fontsize=TEXT)
     lower.set_xlabel(f"wall-clock time of training ({name})", fontsize=TEXT)
-    upper.xaxis.set_major_formatter(FuncFormatter(_thousands))
+    upper.xaxis.set_major_formatter(FuncFormatter(thousands))
     handles, labels = upper.get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="outside upper right", ncols=2, frameon=False, fontsize=SMALL
@@ -214,7 +214,8 @@ def _columns(pairs: Sequence[tuple[float, float]]) -> tuple[list[float], list[fl
     return [x for x, _ in pairs], [y for _, y in pairs]
 
 
-def _thousands(value: float, _: int) -> str:
+def thousands(value: float, _: int) -> str:
+    """A number of steps on an axis."""
     if value >= 1e6:
         return f"{value / 1e6:g} M"
     return f"{value / 1e3:g} k" if value >= 1e3 else f"{value:g}"

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from snn_rl.agents.config import with_preset
-from snn_rl.agents.run import Interrupted
 from snn_rl.agents.sweep.local import LocalWorkers
 from snn_rl.agents.sweep.manifest import (
     Cell,
@@ -26,6 +25,7 @@ from snn_rl.agents.sweep.ray_cluster import RayWorkers
 from snn_rl.agents.sweep.scheduler import Course, run_cells
 from snn_rl.envs import split_id
 from snn_rl.errors import SnnRlError
+from snn_rl.runs.folder import Interrupted
 from snn_rl.runs.monitor import StopFlag
 from snn_rl.runs.owner import make_folder, own, remove_if_empty
 

@@ -17,9 +17,9 @@ from typing import Any
 
 import snn_rl
 from snn_rl.agents.config import make_config
-from snn_rl.agents.run import CONFIG
 from snn_rl.agents.sweep.scheduler import Ending
 from snn_rl.errors import SnnRlError
+from snn_rl.runs.folder import CONFIG
 from snn_rl.support.settings import read_yaml
 
 STOP = "stop"
@@ -177,9 +177,9 @@ def _task() -> Any:
 
         try:
             import snn_rl
-            from snn_rl.agents.run import Interrupted
             from snn_rl.agents.sweep.manifest import MANIFEST
             from snn_rl.agents.sweep.worker import train_cell
+            from snn_rl.runs.folder import Interrupted
         except ImportError:
             return "failed", f"the node {platform.node()} lacks snn-rl: install snn-rl[ray] there"
         if snn_rl.__version__ != release:

@@ -13,10 +13,8 @@ from torch import Tensor
 from snn_rl.core.network import Network
 from snn_rl.errors import CheckpointError
 from snn_rl.runs import checkpoint
+from snn_rl.runs.folder import stage_folders as folder_stages
 from snn_rl.vision.evaluation import classify
-
-CONFIG, EVALUATION = "config.yaml", "evaluation.json"
-ANN, PRUNED = "ann", "pruned"
 
 
 @dataclass(frozen=True)
@@ -66,21 +64,9 @@ def load_classifier(folder: Path) -> Classifier:
 
 
 def stage_folders(folder: Path) -> list[Path]:
-    """Folders of a run's finished stages, ANN first, then falling T; or `folder` if it is one.
+    """Folders of a run's finished stages, or `folder` if it is one.
 
     Raises:
         CheckpointError: neither.
     """
-    if (folder / checkpoint.CARD).is_file():
-        return [folder]
-    # Names with a dot in front are what an interrupted save left behind.
-    found = [path.parent for path in folder.glob(f"[!.]*/{checkpoint.CARD}")]
-    if not found:
-        raise CheckpointError(f"{folder} holds no finished stage: name a run of vision train")
-    return sorted(found, key=_order)
-
-
-def _order(folder: Path) -> tuple[int, int, str]:
-    name = folder.name
-    rank = 0 if name == ANN else 2 if name.startswith(PRUNED) else 1
-    return rank, -int(checkpoint.read_card(folder)["timesteps"]), name
+    return [folder] if (folder / checkpoint.CARD).is_file() else folder_stages(folder)

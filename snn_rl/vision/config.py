@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from snn_rl.conversion.temporal_pruning import schedule
-from snn_rl.support.settings import Section
+from snn_rl.conversion.temporal_pruning import even_split, schedule
+from snn_rl.support.settings import Section, read_yaml, validate
 
+ANN, PRUNED = "ann", "pruned"
+KEY = "dataset"
+"""Names a run's settings as a classifier's."""
 Model = Literal["small", "fast", "vgg6", "vgg16", "resnet20"]
 Dataset = Literal["cifar10", "cifar100", "tiny-imagenet", "imagenet", "folder"]
 
@@ -174,7 +178,9 @@ class VisionConfig(Section):
             raise ValueError("a binary network is trained as such: leave out direct, ann_from")
         if self.budget is not None and self.spiking.epochs_at:
             raise ValueError("budget splits the epochs evenly: leave out spiking.epochs_at")
-        self.stages()
+        stages = self.stages()
+        if self.budget is not None and stages:
+            even_split(self.budget, len(stages))
         return self
 
     def stages(self) -> list[int]:
@@ -184,3 +190,21 @@ class VisionConfig(Section):
         if self.timesteps == 0:
             return []
         return schedule(self.timesteps, self.until, step=self.step, skip=self.skip)
+
+    def stage_names(self) -> list[str]:
+        """All stages in order of training."""
+        names = [] if self.binary or self.ann_from else [ANN]
+        names += [f"T{t}" for t in self.stages()]
+        return [*names, PRUNED] if self.prune.density < 1 else names
+
+    def spiking_epochs(self, timesteps: int) -> int:
+        """Epochs of the spiking stage at T."""
+        schedule = self.stages()
+        if self.budget is None:
+            return self.spiking.epochs_of(timesteps)
+        return even_split(self.budget, len(schedule))[schedule.index(timesteps)]
+
+
+def read_config(path: Path) -> VisionConfig:
+    """Configuration from a YAML file. Raises ConfigError with the path of the mistake."""
+    return validate(VisionConfig, read_yaml(path), str(path))

@@ -9,9 +9,17 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
+from snn_rl.runs.records import CurvePoint
 from snn_rl.support.plotting import GREY, PALE, RED, canvas
 
 Row = Mapping[str, Any]
+
+
+class EpochPoint(CurvePoint):
+    """One line of metrics.jsonl, by images seen."""
+
+    images: int
+    epoch: int
 
 
 def draw_accuracy(rows: Sequence[Row]) -> Figure:
@@ -50,14 +58,15 @@ def draw_spike_rates(rates: Mapping[str, Mapping[str, float]]) -> Figure:
     return figure
 
 
-def draw_learning(points: Sequence[Row]) -> Figure:
+def draw_learning(points: Sequence[EpochPoint]) -> Figure:
     """Validation accuracy after every epoch, stages one after the other."""
     figure, axes = canvas(8.0, 4.0)
     offset = 0
-    for stage in dict.fromkeys(point["stage"] for point in points):
-        found = [p for p in points if p["stage"] == stage and p["validation"] is not None]
-        epochs = [offset + p["epoch"] for p in found]
-        axes.plot(epochs, [100 * p["validation"] for p in found], "-o", markersize=3, label=stage)
+    for stage in dict.fromkeys(point.stage for point in points):
+        found = [(p.epoch, p.validation) for p in points if p.stage == stage]
+        dots = [(offset + epoch, 100 * share) for epoch, share in found if share is not None]
+        epochs = [epoch for epoch, _ in dots]
+        axes.plot(epochs, [percent for _, percent in dots], "-o", markersize=3, label=stage)
         offset = max(epochs, default=offset)
         axes.axvline(offset, color=GREY, linewidth=0.6)
     axes.set_xlabel("epochs, all stages one after the other")
