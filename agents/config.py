@@ -177,7 +177,7 @@ class TrainConfig(Section):
     """A whole run: ANN, then spiking stages from `timesteps` down to `until`."""
 
     env: str
-    env_kwargs: dict[str, Any] = {}
+    env_kwargs: dict[str, Any] = Field(default={})
     """for the environment's constructor, e.g. {map_name: 8x8}; not of Atari games"""
     seed: int = Field(default=0, ge=0, lt=BLOCKS)
     """all randomness follows from it; validation has as many blocks of seeds of its own"""

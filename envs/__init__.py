@@ -13,6 +13,7 @@ from snn_rl.envs.games import (
     atari_game,
     import_environments,
     split_id,
+    unlimited,
 )
 from snn_rl.envs.one import make
 from snn_rl.envs.seeding import NotRepeatable, RestoreError, episode_seed
@@ -60,4 +61,5 @@ __all__ = [
     "restore",
     "snapshot",
     "split_id",
+    "unlimited",
 ]

@@ -80,7 +80,8 @@ def evaluate(
         for name, loaded in agents.items():
             loaded = _as_asked(loaded, timesteps, no_carry)
             say(f"evaluating {name} (engine: {loaded.engine}) ...")
-            world = Conditions(flicker, sticky, loaded.maxpool if maxpool is None else maxpool)
+            pooled = loaded.maxpool if maxpool is None else maxpool
+            world = Conditions(flicker, sticky, pooled, loaded.env_kwargs)
             row = evaluate_agent(
                 loaded, name, trials=games, seed=seed, conditions=world, max_frames=max_frames
             )
@@ -134,8 +135,9 @@ def play(
     name, loaded = list(_find(agent, engine)[1].items())[-1]
     player = _as_asked(loaded, timesteps, no_carry)
     seeds = evaluation_seeds(0, seed + episodes)[seed:]
+    world = Conditions(flicker, sticky, player.maxpool, player.env_kwargs)
     with (
-        closing(Show(player, Conditions(flicker, sticky, player.maxpool))) as game,
+        closing(Show(player, world)) as game,
         StopFlag().on_signals() as stop,
         open_screen(video, SIZE, fps or game.pace, scale=scale, title=f"snn-rl: {name}") as view,
     ):
