@@ -14,7 +14,7 @@ import torch
 
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.config import LearnerConfig, TrainConfig, read_config
-from snn_rl.agents.dqn.plan import Plan
+from snn_rl.agents.dqn.plan import StagePlan
 from snn_rl.agents.dqn.stage import Result, StageTrainer
 from snn_rl.agents.loading import load_agent
 from snn_rl.agents.monitor import Monitor
@@ -160,12 +160,14 @@ class Run:
         policy: Policy,
         config: LearnerConfig,
         teacher: Policy | None = None,
-    ) -> Plan:
+    ) -> StagePlan:
         """Plan of a stage; `index` is its place among the run's seeds."""
         seed = stage_seed(self.config.seed, index)
-        return Plan(name, policy, self.setup.task, config, self.config.validation, seed, teacher)
+        return StagePlan(
+            name, policy, self.setup.task, config, self.config.validation, seed, teacher
+        )
 
-    def _train(self, plan: Plan) -> Agent:
+    def _train(self, plan: StagePlan) -> Agent:
         """Train and save a stage.
 
         Raises:
@@ -185,7 +187,7 @@ class Run:
             raise Interrupted(plan.name)
         return agent
 
-    def _report_failure(self, plan: Plan, result: Result) -> None:
+    def _report_failure(self, plan: StagePlan, result: Result) -> None:
         if plan.validation.target is not None and not result.target_reached:
             log.warning(
                 "stage %s used up its %d steps; its best validation mean is %.1f",
@@ -194,7 +196,7 @@ class Run:
                 result.validation,
             )
 
-    def _card(self, plan: Plan, result: Result) -> dict[str, Any]:
+    def _card(self, plan: StagePlan, result: Result) -> dict[str, Any]:
         distils = max(plan.config.distill) > 0 and plan.teacher is not None
         return {
             "stage": plan.name,

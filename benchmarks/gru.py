@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.config import TrainConfig, read_config
-from snn_rl.agents.dqn.plan import Plan
+from snn_rl.agents.dqn.plan import StagePlan
 from snn_rl.agents.dqn.stage import Result, StageTrainer
 from snn_rl.agents.monitor import file_monitor
 from snn_rl.agents.policy import Policy
@@ -152,7 +152,7 @@ def _train(setup: Setup, network: Network, folder: Path) -> Result:
     config, stop = setup.config, StopFlag()
     seed = stage_seed(config.seed, 1)
     policy = Policy(network)
-    plan = Plan(STAGE, policy, setup.task, config.ann, config.validation, seed, setup.teacher)
+    plan = StagePlan(STAGE, policy, setup.task, config.ann, config.validation, seed, setup.teacher)
     saver = Saver(folder / RESUME, config.save_every)
     with closing(file_monitor(folder)) as files, stop.on_signals():
         result = StageTrainer(plan, MonitorGroup([files], stop), saver).run()

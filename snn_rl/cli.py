@@ -13,7 +13,7 @@ from rich.logging import RichHandler
 
 from snn_rl import __version__
 from snn_rl.commands import agents, benchmark, exchange, sweep, training, vision
-from snn_rl.commands.output import BAD_INPUT, FAILURE, INTERRUPTED, say, screen
+from snn_rl.commands.output import BAD_INPUT, FAILURE, INTERRUPTED, say, terminal
 
 BAD_PATH = (PermissionError, FileExistsError, FileNotFoundError, NotADirectoryError)
 
@@ -55,7 +55,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     if not debug:  # what fails in a writer's thread fails in the main one, too
         threading.excepthook = lambda _: None
-    handler = RichHandler(console=screen, show_time=False, show_path=False, show_level=False)
+    handler = RichHandler(console=terminal, show_time=False, show_path=False, show_level=False)
     logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s")
     try:
         sys.exit(app(standalone_mode=False) or 0)

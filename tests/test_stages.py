@@ -13,7 +13,7 @@ from torch import nn
 
 import snn_rl
 from snn_rl.agents.config import TrainConfig
-from snn_rl.agents.dqn.plan import Plan
+from snn_rl.agents.dqn.plan import StagePlan
 from snn_rl.agents.dqn.stage import Result, StageTrainer
 from snn_rl.agents.dqn.validation import Task, Validator
 from snn_rl.agents.evaluation import evaluate
@@ -40,7 +40,7 @@ def train_ann(
     module = module or mlp(pipeline.frame_shape[0], [16], spec.num_actions)
     policy = Policy(trace(module, pipeline.frame_shape, pixels=False))
     task = Task(env_id, pipeline, spec.num_actions, config.seed)
-    plan = Plan("ann", policy, task, config.ann, config.validation, 11, teacher)
+    plan = StagePlan("ann", policy, task, config.ann, config.validation, 11, teacher)
     return StageTrainer(plan, watcher).run(), task
 
 

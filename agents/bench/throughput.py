@@ -16,7 +16,7 @@ import torch
 
 from snn_rl.agents.bench.interleaved import Contender, Pacer, Record, take_turns
 from snn_rl.agents.config import LearnerConfig, TrainConfig, teacher_stack
-from snn_rl.agents.dqn.plan import Plan
+from snn_rl.agents.dqn.plan import StagePlan
 from snn_rl.agents.dqn.stage import StageTrainer
 from snn_rl.agents.evaluation import Evaluation
 from snn_rl.agents.monitor import Progress
@@ -139,7 +139,7 @@ def _train(
     config = setup.config
     torch.set_num_threads(config.threads)
     validation = config.validation.model_copy(update={"every": ENDLESS})
-    plan = Plan(name, policy, setup.task, learner, validation, config.seed, teacher)
+    plan = StagePlan(name, policy, setup.task, learner, validation, config.seed, teacher)
     trainer = StageTrainer(plan, _Paced(pacer))
     replay = trainer.experience.replay
     pacer.bytes_per_transition = _bytes(replay, replay.start.size)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from snn_rl.agents.dqn.plan import Plan
+from snn_rl.agents.dqn.plan import StagePlan
 from snn_rl.agents.dqn.replay import Segment, SegmentReplay, spare_rows
 from snn_rl.agents.dqn.spans import Spans, spans_of
 from snn_rl.core.network import State
@@ -28,7 +28,7 @@ class Experience:
         SnnRlError: the replay is too small.
     """
 
-    def __init__(self, plan: Plan, files: Path | None) -> None:
+    def __init__(self, plan: StagePlan, files: Path | None) -> None:
         self.config = plan.config
         self.device = plan.policy.network.device
         self.spans = spans_of(plan.policy, plan.config)
@@ -82,7 +82,7 @@ class Experience:
         self.generator.bit_generator.state = state["generator"]
 
 
-def _make_replay(plan: Plan, spans: Spans, files: Path | None) -> SegmentReplay:
+def _make_replay(plan: StagePlan, spans: Spans, files: Path | None) -> SegmentReplay:
     config, network = plan.config, plan.policy.network
     rows = config.replay // config.num_envs if config.replay else config.rollout
     if rows < spans.rows:

@@ -10,7 +10,7 @@ from snn_rl.agents.policy import Policy
 
 
 @dataclass(frozen=True)
-class Plan:
+class StagePlan:
     """A stage to train.
 
     Attributes:

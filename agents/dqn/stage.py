@@ -15,7 +15,7 @@ import torch
 from snn_rl.agents.dqn.experience import Experience
 from snn_rl.agents.dqn.learner import Learner
 from snn_rl.agents.dqn.overlap import OverlappedPlay
-from snn_rl.agents.dqn.plan import Plan
+from snn_rl.agents.dqn.plan import StagePlan
 from snn_rl.agents.dqn.rollout import Rollout, exploration
 from snn_rl.agents.dqn.validation import Validator
 from snn_rl.agents.evaluation import Stopped
@@ -41,7 +41,7 @@ class Result:
 
 
 @dataclass
-class Course:
+class Standing:
     """How far a stage is.
 
     Attributes:
@@ -72,7 +72,7 @@ class Course:
 class StageTrainer:
     """Trains one stage: call `run` once.
 
-    All that changes between roll-outs is in `course`, `experience`, `learner` and `validator`, the
+    All that changes between roll-outs is in `standing`, `experience`, `learner`, `validator`, the
     generators and the roll-out, and in what `state_dict` gives.
 
     Args:
@@ -82,11 +82,11 @@ class StageTrainer:
         SnnRlError: the replay is too small.
     """
 
-    def __init__(self, plan: Plan, monitor: Monitor, saver: Saver | None = None) -> None:
+    def __init__(self, plan: StagePlan, monitor: Monitor, saver: Saver | None = None) -> None:
         self.plan, self.monitor, self.saver = plan, monitor, saver
         policy, config = plan.policy, plan.config
         torch.manual_seed(plan.seed)  # dropout's masks
-        self.course = Course(config.learning_starts + plan.validation.every)
+        self.standing = Standing(config.learning_starts + plan.validation.every)
         self.experience = Experience(plan, saver.replay_files if saver else None)
         self.learner = Learner(
             policy.network,
@@ -136,23 +136,23 @@ class StageTrainer:
         return self._result()
 
     def _train(self, rollout: Rollout) -> None:
-        began = time.monotonic() - self.course.seconds
+        began = time.monotonic() - self.standing.seconds
         while not (self._complete() or self.monitor.should_stop()):
             if self.saver and (self.saver.due() or not self.experience.outlives_roll_out()):
                 self._save(rollout)
             self._roll_out_and_learn(rollout)
-            self.course.seconds = time.monotonic() - began
+            self.standing.seconds = time.monotonic() - began
             self.monitor.progress(self._progress())
             self._validate_if_due()
 
     def _complete(self) -> bool:
-        steps = self.course.steps
-        used_up = steps >= self.plan.config.steps and self.course.validated_at == steps
+        steps = self.standing.steps
+        used_up = steps >= self.plan.config.steps and self.standing.validated_at == steps
         return used_up or self.validator.satisfied
 
     def _roll_out_and_learn(self, rollout: Rollout) -> None:
         config, began = self.plan.config, rollout.state
-        odds = self.odds = exploration(config, self.course.steps / config.steps)
+        odds = self.odds = exploration(config, self.standing.steps / config.steps)
         if self.overlapped:
             self.overlapped.start(rollout, config.rollout, odds)
             self._learn()
@@ -164,24 +164,24 @@ class StageTrainer:
     def _count(self, before: State, finished: Sequence[tuple[float, int]]) -> None:
         """Take note of a roll-out that is in the replay now."""
         self.experience.before = before
-        self.course.recent.extend(episode_return for episode_return, _ in finished)
-        self.course.steps += self.plan.config.rollout * self.plan.config.num_envs
+        self.standing.recent.extend(episode_return for episode_return, _ in finished)
+        self.standing.steps += self.plan.config.rollout * self.plan.config.num_envs
 
     def _learn(self) -> None:
-        begun = self.course.steps >= self.plan.config.learning_starts
+        begun = self.standing.steps >= self.plan.config.learning_starts
         if begun and self.experience.suffices:
-            self.course.metrics = self.learner.learn(self.experience.segments())
+            self.standing.metrics = self.learner.learn(self.experience.segments())
 
     def _validate_if_due(self) -> None:
-        course = self.course
-        if course.steps < min(course.next_validation, self.plan.config.steps):
+        standing = self.standing
+        if standing.steps < min(standing.next_validation, self.plan.config.steps):
             return
         try:
             evaluation = self.validator.validate()
         except Stopped:  # it is due again when the stage is resumed
             return
-        course.next_validation = course.steps + self.plan.validation.every
-        course.validated_at = course.steps
+        standing.next_validation = standing.steps + self.plan.validation.every
+        standing.validated_at = standing.steps
         self.monitor.validated(self._progress(), evaluation)
 
     def _save(self, rollout: Rollout) -> None:
@@ -205,14 +205,14 @@ class StageTrainer:
         self.experience.replay.check()
         if not rollout.load_state_dict(state["rollout"]):
             self.experience.replay.cut()
-        log.info("stage %s goes on after %d steps", self.plan.name, self.course.steps)
-        if self.course.steps != self.course.validated_at:
+        log.info("stage %s goes on after %d steps", self.plan.name, self.standing.steps)
+        if self.standing.steps != self.standing.validated_at:
             self._validate_if_due()
 
     def state_dict(self) -> dict[str, Any]:
         """All that changes in training, but for the environments."""
         return {
-            **self.course.state_dict(),
+            **self.standing.state_dict(),
             **self.experience.state_dict(),
             "play_generator": self.play_generator.bit_generator.state,
             "torch_generator": torch.get_rng_state(),  # draws dropout's masks
@@ -222,7 +222,7 @@ class StageTrainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Return to a state that `state_dict` gave."""
-        self.course.load_state_dict(state)
+        self.standing.load_state_dict(state)
         self.experience.load_state_dict(state)
         self.play_generator.bit_generator.state = state["play_generator"]
         torch.set_rng_state(state["torch_generator"])
@@ -230,34 +230,34 @@ class StageTrainer:
         self.validator.load_state_dict(state["validation"])
 
     def _progress(self) -> Progress:
-        course = self.course
+        standing = self.standing
         return Progress(
             stage=self.plan.name,
-            steps=course.steps,
+            steps=standing.steps,
             total_steps=self.plan.config.steps,
             updates=self.learner.updates,
-            seconds=course.seconds,
+            seconds=standing.seconds,
             epsilon=self.odds.epsilon,
-            mean_reward=float(np.mean(course.recent)) if course.recent else None,
+            mean_reward=float(np.mean(standing.recent)) if standing.recent else None,
             validation=self.validator.last,
-            metrics=course.metrics,
+            metrics=standing.metrics,
         )
 
     def _result(self) -> Result:
-        course, config = self.course, self.plan.config
-        if course.steps >= config.steps and not self.learner.updates:
+        standing, config = self.standing, self.plan.config
+        if standing.steps >= config.steps and not self.learner.updates:
             log.warning(
                 "stage %s ended untrained: its %d steps hold no update after the first %d",
                 self.plan.name,
-                course.steps,
+                standing.steps,
                 config.learning_starts,
             )
         return Result(
             network=self.validator.best or self.learner.kept,
             validation=self.validator.best_mean,
             target_reached=self.validator.satisfied,
-            steps=course.steps,
+            steps=standing.steps,
             updates=self.learner.updates,
-            seconds=course.seconds,
+            seconds=standing.seconds,
             interrupted=not self._complete(),
         )

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from snn_rl.agents.report.figures import INK, SMALL, TEXT, stage_label, thousands
 from snn_rl.agents.sweep.statistics import Estimate
-from snn_rl.support.plotting import BLUE, DPI, PALE, canvas, tidy
+from snn_rl.support.plotting import BLUE, DPI, PALE, new_figure, tidy
 
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
 """Of variants, from Paul Tol's "bright" scheme; from the eighth on they begin anew."""
@@ -43,7 +43,7 @@ def draw_scores(
 ) -> Figure:
     """A line for each (name, stage, scores [runs], interquartile mean), the first one on top."""
     longest = max(len(name) for name, *_ in rows)
-    figure, axes = canvas(6.4 + min(3.5, 0.07 * longest), 1.1 + 0.42 * len(rows))
+    figure, axes = new_figure(6.4 + min(3.5, 0.07 * longest), 1.1 + 0.42 * len(rows))
     axes.grid(axis="y", visible=False)
     axes.grid(axis="x", color="#dddddd", linewidth=0.8, zorder=0)
     rng = np.random.default_rng(0)

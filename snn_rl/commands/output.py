@@ -50,14 +50,14 @@ class Audience(io.TextIOBase):
         return getattr(sys.stderr, "encoding", None) or "utf-8"
 
 
-screen = Console(file=cast(TextIO, Audience()))
+terminal = Console(file=cast(TextIO, Audience()))
 """Messages and progress; standard output is for results."""
 
 
 def say(text: str, style: str | None = None) -> None:
     """A line for the person who watches, on stderr and never wrapped."""
     plain = printable(text)
-    screen.print(plain, style=style, highlight=False, markup=False, soft_wrap=True)
+    terminal.print(plain, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 def printable(text: str) -> str:

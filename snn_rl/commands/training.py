@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from snn_rl.commands.imports import ImportOption, import_options, import_typed
-from snn_rl.commands.output import say, screen
+from snn_rl.commands.output import say, terminal
 from snn_rl.commands.running import refuse_options, reproducing, told_how_to_go_on
 from snn_rl.errors import SnnRlError
 
@@ -135,7 +135,7 @@ def _train(
         told_how_to_go_on(folder, "snn-rl train", named),
         closing(file_monitor(folder)) as files,
         StopFlag().on_signals() as stop,
-        ConsoleMonitor(screen) as bars,
+        ConsoleMonitor(terminal) as bars,
     ):
         monitor: Monitor = MonitorGroup([files, bars], stop)
         run = Run(settings, folder, monitor, command=command, fresh=fresh)

@@ -73,7 +73,9 @@ class ObservationPipeline:
         if self.kind == "image" and array.shape[1:] in self._drawn:
             array = array.reshape(len(array), *self.frame_shape)
         if array.shape[1:] == self.frame_shape:
-            return np.require(array, requirements=["C", "W"])  # as torch wants it
+            if array.flags.carray:  # contiguous, aligned and writeable, as torch wants it
+                return array
+            return np.require(array, requirements=["C", "A", "W"])
         if array.shape[1:] != self.raw_shape:
             raise self._mismatch(array)
         return np.stack([self._grey(image) for image in array])[:, None]

@@ -30,7 +30,7 @@ from snn_rl.vision.evaluation import evaluate
 from snn_rl.vision.models import PIXEL_SCALE, Options, build_model
 from snn_rl.vision.monitor import Monitor
 from snn_rl.vision.process import Process
-from snn_rl.vision.training import Plan, Result, StageTrainer
+from snn_rl.vision.training import Result, StagePlan, StageTrainer
 
 RATE_IMAGES = 1000
 SECONDS_BETWEEN_SAVES = 60.0
@@ -110,7 +110,7 @@ class Run:
 
     def _train_ann(self) -> Network:
         config = self.config.ann
-        plan = Plan(ANN, 1, config.epochs, config, self._seed(0))
+        plan = StagePlan(ANN, 1, config.epochs, config, self._seed(0))
         return self._train(plan, self._build_ann(config.dropout))
 
     def _train_binary(self) -> Network:
@@ -119,7 +119,7 @@ class Run:
         config = self.config.spiking
         network = self._build_ann(config.dropout)
         measure_batch_norm(network, self._calibration().frames)
-        plan = Plan("T1", 1, config.epochs_of(1), config, self._seed(1))
+        plan = StagePlan("T1", 1, config.epochs_of(1), config, self._seed(1))
         return self._train(plan, self._convert(network, 1, fold=False))
 
     def _prune_in_time(self, stages: dict[str, Stage], schedule: list[int]) -> None:
@@ -149,7 +149,7 @@ class Run:
             network = insert_batch_norm(network, self._calibration().frames, t)
         teacher = stages[ANN] if config.teacher == ANN else list(stages.values())[-1]
         epochs = config.spiking_epochs(t)
-        plan = Plan(f"T{t}", t, epochs, config.spiking, self._seed(t), teacher)
+        plan = StagePlan(f"T{t}", t, epochs, config.spiking, self._seed(t), teacher)
         return self._train(plan, network, {"spike_rates_before": dict(start.spike_rates)})
 
     def _prune_weights(self, last: Stage) -> Stage:
@@ -162,13 +162,13 @@ class Run:
             masks = magnitude_masks(network, density)
             apply_masks(network, masks)
             seed, teacher = self._seed(PRUNING + index), last if config.distill > 0 else None
-            plan = Plan(name, last.timesteps, config.epochs, config, seed, teacher, masks)
+            plan = StagePlan(name, last.timesteps, config.epochs, config, seed, teacher, masks)
             train = partial(self._train, plan, network, {"density": density})
             stage = self._stage(name, last.timesteps, train)
         return stage
 
     def _train(
-        self, plan: Plan, network: Network, facts: Mapping[str, Any] | None = None
+        self, plan: StagePlan, network: Network, facts: Mapping[str, Any] | None = None
     ) -> Network:
         """Train and save a stage.
 
@@ -246,7 +246,7 @@ class Run:
     def _seed(self, place: int) -> int:
         return derived_seed(self.config.seed, place)
 
-    def _card(self, plan: Plan, result: Result) -> dict[str, Any]:
+    def _card(self, plan: StagePlan, result: Result) -> dict[str, Any]:
         config = self.config
         distils = plan.teacher is not None and plan.config.distill > 0
         return {

@@ -36,7 +36,7 @@ from snn_rl.vision.process import Process
 
 
 @dataclass(frozen=True)
-class Plan:
+class StagePlan:
     """How a stage is trained."""
 
     name: str
@@ -72,7 +72,7 @@ class StageTrainer:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: StagePlan,
         network: Network,
         data: Data,
         augmentation: AugmentConfig,
