@@ -55,6 +55,14 @@ class Agent:
         if actor.privileged:
             self._sees = ObservationPipeline("vector", actor.input_shape)
 
+    def __repr__(self) -> str:
+        how = f"timesteps={self.timesteps}" if self.actor.spiking else "ANN"
+        shape = "x".join(map(str, self.pipeline.frame_shape))
+        return (
+            f"<snn_rl.Agent for {self.env_id}: {how}, {shape} -> {self.num_actions} actions, "
+            f"engine {self.engine}>"
+        )
+
     @property
     def engine(self) -> EngineName:
         """What runs the network: "event", without torch, or "torch"."""
@@ -149,7 +157,7 @@ class Agent:
     def _step(
         self, observation: Any, state: Any, episode_start: NDArray[np.bool_] | None
     ) -> tuple[NDArray[np.float32], Any]:
-        array = np.asarray(observation)
+        array = _array(observation)
         single = self._sees.is_single(array)
         frames = self._sees.encode(array[None] if single else array)
         start = np.zeros(len(frames), np.bool_)
@@ -193,8 +201,13 @@ class Agent:
         Torch runs it there, unless it is the CPU, where whatever runs it goes on.
         """
         if self.engine == "torch" or str(device) != "cpu":
-            self.actor = self.policy
-            self.policy.network.to(device)
+            policy = self.policy
+            try:
+                policy.network.to(device)
+            except (AssertionError, RuntimeError) as error:
+                reason = str(error).partition("\n")[0]
+                raise SnnRlError(f"device {str(device)!r} is not available: {reason}") from None
+            self.actor = policy
         self.reset()
         return self
 
@@ -241,3 +254,19 @@ class Agent:
         }
         on_grid = self.actor.spiking or not self.imported
         checkpoint.save(Path(folder), self.policy.network, self.timesteps, card, on_grid=on_grid)
+
+
+def _array(observation: Any) -> NDArray[Any]:
+    if (
+        isinstance(observation, tuple)
+        and len(observation) == 2
+        and isinstance(observation[1], dict)
+    ):
+        raise SnnRlError(
+            "the observation comes with its info: obs, info = env.reset(), then act(obs)"
+        )
+    try:
+        return np.asarray(observation)
+    except (TypeError, ValueError, RuntimeError) as error:  # bfloat16, graphs, ragged lists
+        kind = f"{type(observation).__name__} {getattr(observation, 'dtype', '')}".strip()
+        raise SnnRlError(f"the observation ({kind}) is no array of numbers: {error}") from None

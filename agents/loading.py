@@ -153,8 +153,14 @@ def find_agent(source: str | Path) -> Path:
             folder = folder.parent
         if not folder.exists():
             raise CheckpointError(f"no agent at {folder}: there is no such folder")
+        stages = sorted(card.parent.name for card in folder.glob(f"[!.]*/{reader.CARD}"))
+        if stages and not (folder / reader.CARD).exists():
+            named = ", ".join(str(folder / stage) for stage in stages)
+            raise CheckpointError(f"{folder} is a run: name one of its stages, {named}")
         return folder
     name, known = text.removeprefix(ZOO), zoo()
+    if stages := [f"{ZOO}{agent}" for agent in known if agent.startswith(f"{name}/")]:
+        raise CheckpointError(f"{text} has several stages: name one of them, {', '.join(stages)}")
     if name not in known:
         listed = ", ".join(known) or "none"
         raise CheckpointError(f"the zoo has no agent {name!r}; it holds {listed}")

@@ -6,6 +6,7 @@ Whatever does not fit shows when a `Setup` is made, before anything is trained.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -56,6 +57,8 @@ class Setup:
         self.config, self.q_network, self.surrogate = config, q_network, surrogate
         self.spec = check_spaces(config.env, config.env_kwargs)
         self.pipeline = observed(config, self.spec)
+        if q_network is not None:  # its weights may come from where nothing was scaled
+            self.pipeline = replace(self.pipeline, scale=())
         self.background = 0
         if self.pipeline.pixels:
             self.background = measure_background(config.env, self.pipeline, config.env_kwargs)

@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -61,6 +62,19 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
         both = bool(value) and isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
         result[key] = merge(result[key], value) if both else value
     return result
+
+
+def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings from Python as a file would hold them: NumPy's numbers and tuples are taken, too."""
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: convert(entry) for key, entry in value.items()}
+        if isinstance(value, list | tuple | np.ndarray):
+            return [convert(entry) for entry in value]
+        return value.item() if isinstance(value, np.generic) else value
+
+    return {key: convert(value) for key, value in settings.items()}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
