@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from short_runs import short
 from test_resumed_files import IN_ANN, interrupted
 from torch import nn
@@ -18,6 +19,7 @@ from snn_rl.agents.config import make_config
 from snn_rl.agents.setup import Setup
 from snn_rl.errors import CheckpointError, SnnRlError
 from snn_rl.support.settings import plain
+from snn_rl.vision.folders import load_tree
 
 
 @pytest.fixture
@@ -86,3 +88,17 @@ def test_own_weights_see_what_they_saw_elsewhere() -> None:
     q, _ = policy.q_values(frames, policy.initial_state(8), np.ones(8, np.bool_))
     np.testing.assert_allclose(q, own(torch.from_numpy(seen)).detach().numpy(), atol=1e-6)
     assert Setup(short()).pipeline.scale != ()
+
+
+def test_images_of_other_kinds_are_read_or_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "cat").mkdir()
+    for name in ("a.tiff", "b.TIF", "c.png"):
+        Image.new("RGB", (4, 4)).save(tmp_path / "cat" / name)
+    (tmp_path / "cat" / "boxes.txt").touch()
+    assert len(load_tree(tmp_path)[0]) == 3
+    assert caplog.text == ""
+    Image.new("RGB", (4, 4)).save(tmp_path / "cat" / "d.gif")
+    assert len(load_tree(tmp_path)[0]) == 3
+    assert "1 files are of a kind that is not read, e.g." in caplog.text

@@ -15,6 +15,7 @@ from typing import Any, Generic, Protocol, TextIO, TypeVar
 from torch.utils.tensorboard import SummaryWriter
 
 from snn_rl.runs.checkpoint import write_text
+from snn_rl.support.files import LARGEST_RECORDS, read_text
 
 METRICS, TENSORBOARD = "metrics.jsonl", "tensorboard"
 
@@ -140,7 +141,7 @@ class Records:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / METRICS
         if path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            lines = read_text(path, LARGEST_RECORDS).splitlines(keepends=True)
             write_text(path, "".join(line for line in lines if self._before(line, first)))
         return path.open("a", encoding="utf-8")
 
