@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import snn_rl
 from snn_rl.agents.config import make_config
 from snn_rl.agents.setup import Setup
 from snn_rl.errors import CheckpointError, SnnRlError
+from snn_rl.support.files import temporary
 from snn_rl.support.settings import plain
 from snn_rl.vision.folders import load_tree
 
@@ -102,3 +105,17 @@ def test_images_of_other_kinds_are_read_or_named(
     Image.new("RGB", (4, 4)).save(tmp_path / "cat" / "d.gif")
     assert len(load_tree(tmp_path)[0]) == 3
     assert "1 files are of a kind that is not read, e.g." in caplog.text
+
+
+def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
+    """Of the same file alone, and not what a living process writes."""
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    for name in (f".v.{dead.pid}.gif", f".v.{os.getppid()}.gif", f".w.{dead.pid}.gif"):
+        (tmp_path / name).touch()
+    assert temporary(tmp_path / "v.gif", ".gif") == tmp_path / f".v.{os.getpid()}.gif"
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {f".v.{os.getppid()}.gif", f".w.{dead.pid}.gif"}
+    (tmp_path / f".x.png.{dead.pid}").touch()
+    assert temporary(tmp_path / "x.png") == tmp_path / f".x.png.{os.getpid()}"
+    assert not (tmp_path / f".x.png.{dead.pid}").exists()
