@@ -14,13 +14,13 @@ TREE := build/types
 help:  ## show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-# Norse replays NIR exports in the tests; with its dependencies it would bring another torch.
+# Norse and SpikingJelly replay NIR exports in the tests; all that they ask for would bring another torch.
 install: $(STAMP)  ## create .venv with snn-rl (editable) and the development tools
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps nirtorch norse
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps nirtorch norse spikingjelly loguru
 	touch $@
 
 demo: $(STAMP)  ## train on CartPole-v1, evaluate every stage, write the report
