@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from snn_rl.agents.acting import Actor, EngineName
 from snn_rl.core.state import rows_of
-from snn_rl.errors import EngineError
+from snn_rl.errors import EngineError, SnnRlError
 from snn_rl.inference.observation import ObservationPipeline
 
 if TYPE_CHECKING:
@@ -56,6 +56,14 @@ class Agent:
         if actor.privileged:
             self._sees = ObservationPipeline("vector", actor.input_shape)
 
+    def __repr__(self) -> str:
+        how = f"timesteps={self.timesteps}" if self.actor.spiking else "ANN"
+        shape = "x".join(map(str, self.pipeline.frame_shape))
+        return (
+            f"<snn_rl.Agent for {self.env_id}: {how}, {shape} -> {self.num_actions} actions, "
+            f"engine {self.engine}>"
+        )
+
     @property
     def engine(self) -> EngineName:
         """What runs the network: "event", without torch, or "torch"."""
@@ -81,6 +89,11 @@ class Agent:
     def env_id(self) -> str:
         """The environment it was trained for."""
         return str(self.card["environment"]["env_id"])
+
+    @property
+    def env_kwargs(self) -> dict[str, Any]:
+        """For the constructor of its environment."""
+        return dict(self.card["environment"].get("env_kwargs", {}))
 
     @property
     def num_actions(self) -> int:
@@ -157,7 +170,7 @@ class Agent:
     def _step(
         self, observation: Any, state: Any, episode_start: NDArray[np.bool_] | None
     ) -> tuple[NDArray[np.float32], Any]:
-        array = np.asarray(observation)
+        array = _array(observation)
         single = self._sees.is_single(array)
         frames = self._sees.encode(array[None] if single else array)
         start = np.zeros(len(frames), np.bool_)
@@ -176,6 +189,8 @@ class Agent:
                 "call reset() first"
             )
         q, state = self.actor.q_values(frames, state, start)
+        if not np.isfinite(q).all():
+            raise SnnRlError("the agent's Q-values are not finite: no action can be chosen by them")
         return (q[0] if single else q), state
 
     def predict(
@@ -199,8 +214,13 @@ class Agent:
         Torch runs it there, unless it is the CPU, where whatever runs it goes on.
         """
         if self.engine == "torch" or str(device) != "cpu":
-            self.actor = self.policy
-            self.policy.network.to(device)
+            policy = self.policy
+            try:
+                policy.network.to(device)
+            except (AssertionError, RuntimeError) as error:
+                reason = str(error).partition("\n")[0]
+                raise SnnRlError(f"device {str(device)!r} is not available: {reason}") from None
+            self.actor = policy
         self.reset()
         return self
 
@@ -247,3 +267,19 @@ class Agent:
         }
         on_grid = self.actor.spiking or not self.imported
         checkpoint.save(Path(folder), self.policy.network, self.timesteps, card, on_grid=on_grid)
+
+
+def _array(observation: Any) -> NDArray[Any]:
+    if (
+        isinstance(observation, tuple)
+        and len(observation) == 2
+        and isinstance(observation[1], dict)
+    ):
+        raise SnnRlError(
+            "the observation comes with its info: obs, info = env.reset(), then act(obs)"
+        )
+    try:
+        return np.asarray(observation)
+    except (TypeError, ValueError, RuntimeError) as error:  # bfloat16, graphs, ragged lists
+        kind = f"{type(observation).__name__} {getattr(observation, 'dtype', '')}".strip()
+        raise SnnRlError(f"the observation ({kind}) is no array of numbers: {error}") from None

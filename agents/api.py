@@ -15,8 +15,10 @@ from snn_rl.agents.run import Run
 from snn_rl.agents.sources import settings_for
 from snn_rl.core.surrogates import Surrogate
 from snn_rl.envs import import_environments, split_id
+from snn_rl.errors import SnnRlError
 from snn_rl.runs.monitor import MonitorGroup, StopFlag
 from snn_rl.runs.owner import remove_if_empty
+from snn_rl.support.settings import plain
 
 
 def train(
@@ -38,7 +40,9 @@ def train(
         run_dir: where everything is written; by default runs/<env>/<time>.
         resume: go on with a run that is in `run_dir` already; its own configuration counts.
         q_network: builds your own torch Q-network from (input shape, number of actions); it must
-            be feed-forward with ReLU activations (see snn_rl.conversion.tracing.trace).
+            be feed-forward with ReLU activations (see snn_rl.conversion.tracing.trace). It sees
+            vectors as the environment gives them, where the default network's are scaled, so that
+            weights trained elsewhere act as they did there.
         surrogate: gradient of the spikes, instead of the one that `neurons` names.
 
     Raises:
@@ -47,19 +51,37 @@ def train(
             (or, with `resume`, holds none).
         Interrupted: SIGINT or SIGTERM arrived; finished stages are saved.
     """
+    if resume:
+        folder, settings, _ = run_to_resume(Path(run_dir) if run_dir else None)
+        return _train(folder, settings, True, q_network, surrogate)
     if isinstance(config, str):
         config = {"env": config}
+    if not isinstance(config, TrainConfig | Mapping):
+        raise SnnRlError(
+            f"train takes the id of an environment, or settings, not {type(config).__name__}: "
+            "register the environment with Gymnasium and name its id"
+        )
     env_id = config.env if isinstance(config, TrainConfig) else str(config.get("env", ""))
-    if not resume and (module := split_id(env_id)[0]):
+    if module := split_id(env_id)[0]:
         import_environments(module)
     if not isinstance(config, TrainConfig):
-        config = make_config(settings_for(config, preset))
-    if resume:
-        folder, config, _ = run_to_resume(Path(run_dir) if run_dir else None)
-    else:
-        folder = run_folder(run_dir, config.env)
-    stop = StopFlag()
-    files = file_monitor(folder)
+        config = make_config(settings_for(plain(config), preset))
+    folder = run_folder(run_dir, config.env)
+    try:
+        return _train(folder, config, False, q_network, surrogate)
+    finally:
+        if run_dir is None:
+            remove_if_empty(folder)
+
+
+def _train(
+    folder: Path,
+    config: TrainConfig,
+    resume: bool,
+    q_network: QNetworkFactory | None,
+    surrogate: Surrogate | None,
+) -> dict[str, Agent]:
+    stop, files = StopFlag(), file_monitor(folder)
     try:
         with stop.on_signals():
             monitor = MonitorGroup([files], stop)
@@ -67,5 +89,3 @@ def train(
             return Run(config, folder, monitor, fresh=not resume, **own).train()
     finally:
         files.close()
-        if run_dir is None:
-            remove_if_empty(folder)

@@ -12,6 +12,7 @@ from snn_rl.agents.seeds import BLOCKS, VALIDATIONS
 from snn_rl.conversion.temporal_pruning import schedule
 from snn_rl.envs.games import UnsupportedEnvironment, atari_game
 from snn_rl.errors import ConfigError, SnnRlError
+from snn_rl.inference.checks import MOST_TIMESTEPS
 from snn_rl.support.settings import Section, merge, read_yaml, shipped, shipped_names, validate
 
 
@@ -184,9 +185,11 @@ class TrainConfig(Section):
     """A whole run: ANN, then spiking stages from `timesteps` down to `until`."""
 
     env: str
+    env_kwargs: dict[str, Any] = Field(default={})
+    """for the environment's constructor, e.g. {map_name: 8x8}; not of Atari games"""
     seed: int = Field(default=0, ge=0, lt=BLOCKS)
     """all randomness follows from it; validation has as many blocks of seeds of its own"""
-    timesteps: int = Field(default=5, ge=0)
+    timesteps: int = Field(default=5, ge=0, le=MOST_TIMESTEPS)
     """T, spiking steps per frame, of the first spiking stage; 0 trains the ANN alone"""
     until: int = Field(default=1, ge=1)
     """T of the last stage"""

@@ -10,7 +10,7 @@ from snn_rl.agents.agent import Agent
 from snn_rl.agents.calibration import play_frames
 from snn_rl.agents.dqn.rollout import Exploration
 from snn_rl.agents.dqn.validation import Task
-from snn_rl.agents.evaluation import Conditions, evaluate
+from snn_rl.agents.evaluation import evaluate, trained_in
 from snn_rl.agents.seeds import evaluation_seeds
 from snn_rl.energy.counts import activation_densities
 from snn_rl.energy.report import EnergyReport, energy_report
@@ -45,7 +45,10 @@ def measure_energy(
         densities: of the ANN's activations, for the ANN that skips zeros.
     """
     policy = agent.policy
-    seeds, world = evaluation_seeds(0, trials), Conditions(maxpool=agent.maxpool)
+    seeds, world = (
+        evaluation_seeds(0, trials),
+        trained_in(agent),
+    )
     played = evaluate(agent.actor, agent.env_id, agent.pipeline, seeds, world)
     return energy_report(
         policy.network,
@@ -58,7 +61,7 @@ def measure_energy(
 
 def measure_densities(ann: Agent) -> dict[str, float]:
     """Share of non-zero activations of an ANN in its own greedy play, by ReLU."""
-    conditions = Conditions(maxpool=ann.maxpool)
+    conditions = trained_in(ann)
     task = Task(ann.env_id, ann.pipeline, ann.num_actions, 0, conditions)
     (seed,) = evaluation_seeds(0, 1)
     greedy = Exploration(epsilon=0.0, teacher=0.0)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -24,9 +25,12 @@ from snn_rl.envs import (
     falls,
     has_table,
     make_vector,
+    unlimited,
 )
 from snn_rl.envs.observation import ObservationPipeline
 from snn_rl.errors import SnnRlError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,11 +41,13 @@ class Conditions:
         flicker: probability of a blank frame.
         sticky: probability that the previous action is repeated; None leaves it as the id has it.
         maxpool: Atari frames show the maximum of the last two raw frames.
+        env_kwargs: for the environment's constructor.
     """
 
     flicker: float = 0.0
     sticky: float | None = None
     maxpool: bool = False
+    env_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def make_vector(
         self, env_id: str, num_envs: int, seed: int
@@ -50,8 +56,26 @@ class Conditions:
         return make_vector(env_id, num_envs, seed=seed, **asdict(self))
 
 
+ENDLESS = 10_000
+"""Frames after which games are cut off where an environment has no limit of its own."""
+
+
+def tell_of_limit(env_id: str, setting: str) -> None:
+    """Say when games are cut off, and what changes that, unless the environment says it."""
+    if unlimited(env_id):
+        log.warning(
+            "%s has no limit of time: games are cut off after %d frames; %s sets another number",
+            env_id, ENDLESS, setting,
+        )  # fmt: skip
+
+
 STANDARD = Conditions()
 """The environment as its id describes it."""
+
+
+def trained_in(agent: Agent) -> Conditions:
+    """The environment as the agent was trained on it, without flicker or sticky actions."""
+    return Conditions(maxpool=agent.maxpool, env_kwargs=agent.env_kwargs)
 
 
 class Stopped(Exception):
@@ -112,13 +136,16 @@ def evaluate(
     Args:
         actor: who plays.
         should_stop: asked at every frame.
-        max_frames: episodes are cut off after so many; None lets them end as the game has it.
+        max_frames: episodes are cut off after so many; None lets them end as the game has it, or
+            after ENDLESS where the environment has no limit of time.
 
     Raises:
         UnsupportedEnvironment: the environment cannot be made.
         Stopped: `should_stop` said so, before the episodes' end.
     """
     count = len(seeds)
+    if max_frames is None and unlimited(env_id):
+        max_frames = ENDLESS
     vector = conditions.make_vector(env_id, count, 0)
     rates, changes = _RateCounter(), _ChangeCounter()
     try:
@@ -187,7 +214,12 @@ def evaluate_agent(
         UnsupportedEnvironment: the environment cannot be made, or not be played from all starts.
         SnnRlError: the seed or the number of trials lies outside its range.
     """
-    policy, conditions = agent.policy, conditions or Conditions(maxpool=agent.maxpool)
+    policy, conditions = (
+        agent.policy,
+        conditions or trained_in(agent),
+    )
+    if max_frames is None:
+        tell_of_limit(agent.env_id, "--max-frames")
     exact = trials == "all"
     seeds = every_start(agent.env_id, conditions) if exact else evaluation_seeds(seed, int(trials))
     result = evaluate(

@@ -86,7 +86,9 @@ def _rates(card: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Spikes per neuron and frame by layer, if the card tells them."""
     results = card.get("results")
     rates = results.get("spike_rates") if isinstance(results, Mapping) else None
-    return rates if isinstance(rates, Mapping) else None
+    if not isinstance(rates, Mapping):
+        return None
+    return {name: rate for name, rate in rates.items() if type(rate) is float and 0 <= rate < 1e9}
 
 
 def _changed(card: Mapping[str, Any]) -> float | None:
@@ -112,7 +114,10 @@ def _described(folder: Path, card: Mapping[str, Any]) -> tuple[ObservationPipeli
     """Pipeline, carry of membranes and privilege from a card."""
     try:
         pipeline = pipeline_from_dict(card["observation"])
-        return pipeline, bool(card["carry_membrane"]), bool(card["privileged"])
+        carry, privileged = card["carry_membrane"], card["privileged"]
+        if not (type(carry) is type(privileged) is bool):
+            raise ValueError("carry_membrane and privileged must be true or false")
+        return pipeline, carry, privileged
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{folder} is damaged: its card lacks {error}") from error
     except ValueError as error:
@@ -130,8 +135,10 @@ def _check_fit(
     """Raise CheckpointError unless a network fits its card."""
     try:
         environment = card["environment"]
-        actions, named = int(environment["num_actions"]), isinstance(environment["env_id"], str)
-    except (KeyError, TypeError, ValueError) as error:
+        actions, named = environment["num_actions"], isinstance(environment["env_id"], str)
+        named &= isinstance(environment.get("env_kwargs", {}), dict)
+        named &= type(actions) is int and type(environment.get("maxpool", False)) is bool
+    except (AttributeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder} is damaged: its card lacks {error}") from error
     if not named or actions < 1 or outputs != actions:
         raise CheckpointError(f"{folder} is damaged: its network does not fit its environment")
@@ -158,8 +165,14 @@ def find_agent(source: str | Path) -> Path:
             folder = folder.parent
         if not folder.exists():
             raise CheckpointError(f"no agent at {folder}: there is no such folder")
+        stages = sorted(card.parent.name for card in folder.glob(f"[!.]*/{reader.CARD}"))
+        if stages and not (folder / reader.CARD).exists():
+            named = ", ".join(str(folder / stage) for stage in stages)
+            raise CheckpointError(f"{folder} is a run: name one of its stages, {named}")
         return folder
     name, known = text.removeprefix(ZOO), zoo()
+    if stages := [f"{ZOO}{agent}" for agent in known if agent.startswith(f"{name}/")]:
+        raise CheckpointError(f"{text} has several stages: name one of them, {', '.join(stages)}")
     if name not in known:
         listed = ", ".join(known) or "none"
         raise CheckpointError(f"the zoo has no agent {name!r}; it holds {listed}")

@@ -13,6 +13,9 @@ from snn_rl.conversion.tracing import trace
 from snn_rl.core.network import Network
 from snn_rl.errors import SnnRlError
 
+SMALLEST = 36
+"""Pixels at the edge of the smallest square that the Nature CNN reads."""
+
 QNetworkFactory = Callable[[tuple[int, ...], int], nn.Module]
 """(input shape, number of actions) -> torch module of Q-values; pixels come as floats 0...255, less
 the grey level of the background."""
@@ -31,7 +34,8 @@ def build_network(
 
     Args:
         frame_shape: (features,) or (channels, side, side) of uint8 pixels.
-        hidden: layers of the default network for vectors; images get the Nature CNN.
+        hidden: layers of the default network for vectors; images get the Nature CNN, those that
+            are smaller or not square a small one.
         offset: grey level that the network sees as zero.
         factory: builds another module than the default.
 
@@ -43,7 +47,9 @@ def build_network(
     if factory is not None:
         module = factory(stacked, actions)
     elif pixels:
-        module = nature_cnn(stacked[0], stacked[1], actions)
+        square = stacked[1] == stacked[2] >= SMALLEST
+        cnn = nature_cnn(stacked[0], stacked[1], actions) if square else None
+        module = cnn or small_cnn(stacked, actions)
     else:
         module = mlp(stacked[0], hidden, actions)
     return trace(module, frame_shape, pixels=pixels, stack=stack, offset=offset)
@@ -77,6 +83,28 @@ def nature_cnn(channels: int, side: int, actions: int) -> nn.Module:
         "hidden4": nn.ReLU(),
         "q": nn.Linear(512, actions),
     }
+    return _Pixels(OrderedDict(layers))
+
+
+def small_cnn(shape: tuple[int, ...], actions: int) -> nn.Module:
+    """[batch, channels, height, width] pixels 0...255 -> [batch, actions], for images of any size.
+
+    One 3x3 convolution and a layer of 128, as MinAtar's authors have it (Young and Tian 2019);
+    larger images are halved first, by as many further convolutions as that takes.
+    """
+    channels, height, width = shape
+    layers: dict[str, nn.Module] = {}
+    number, stride = 1, 1
+    while number == 1 or height * width > 400:
+        stride = 1 if height * width <= 400 else 2
+        layers[f"conv{number}"] = nn.Conv2d(channels, 16, 3, stride=stride, padding=1)
+        layers[f"hidden{number}"] = nn.ReLU()
+        channels, number = 16, number + 1
+        height, width = -(-height // stride), -(-width // stride)
+    layers["flatten"] = nn.Flatten()
+    layers[f"fc{number}"] = nn.Linear(channels * height * width, 128)
+    layers[f"hidden{number}"] = nn.ReLU()
+    layers["q"] = nn.Linear(128, actions)
     return _Pixels(OrderedDict(layers))
 
 

@@ -204,6 +204,7 @@ class Run:
                 "env_id": self.config.env,
                 "num_actions": self.setup.spec.num_actions,
                 "maxpool": self.config.maxpool,
+                **self._env_kwargs(),
             },
             "teacher": self.config.teacher if distils else None,
             "provenance": {
@@ -218,6 +219,11 @@ class Run:
             },
             "results": {"validation": round(result.validation, 2)},
         }
+
+    def _env_kwargs(self) -> dict[str, Any]:
+        """As the card has them: nothing where there are none."""
+        given = dict(self.config.env_kwargs)
+        return {"env_kwargs": given} if given else {}
 
     def _validated(self) -> dict[str, int]:
         """Which games chose the weights: see `validation_seeds`."""

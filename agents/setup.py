@@ -6,6 +6,7 @@ Whatever does not fit shows when a `Setup` is made, before anything is trained.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from snn_rl.agents.agent import Agent
 from snn_rl.agents.calibration import play_for_calibration
 from snn_rl.agents.config import TrainConfig, teacher_stack
 from snn_rl.agents.dqn.validation import Task
-from snn_rl.agents.evaluation import Conditions, evaluate
+from snn_rl.agents.evaluation import Conditions, evaluate, tell_of_limit
 from snn_rl.agents.policy import Policy, full_state
 from snn_rl.agents.qnetwork import QNetworkFactory, build_network
 from snn_rl.agents.seeds import validation_seeds
@@ -54,14 +55,18 @@ class Setup:
         surrogate: Surrogate | None = None,
     ) -> None:
         self.config, self.q_network, self.surrogate = config, q_network, surrogate
-        self.spec = check_spaces(config.env)
+        self.spec = check_spaces(config.env, config.env_kwargs)
         self.pipeline = observed(config, self.spec)
+        if q_network is not None:  # its weights may come from where nothing was scaled
+            self.pipeline = replace(self.pipeline, scale=())
         self.background = 0
         if self.pipeline.pixels:
-            self.background = measure_background(config.env, self.pipeline)
-        conditions = Conditions(config.flicker, config.sticky, config.maxpool)
+            self.background = measure_background(config.env, self.pipeline, config.env_kwargs)
+        conditions = Conditions(config.flicker, config.sticky, config.maxpool, config.env_kwargs)
         conditions.make_vector(config.env, 1, config.seed).close()  # whether they fit it
         self.task = Task(config.env, self.pipeline, self.spec.num_actions, config.seed, conditions)
+        if config.validation.max_frames is None:
+            tell_of_limit(config.env, "--set validation.max_frames=N")
         self.device = choose_device(config.device, self.pipeline.pixels)
         self.teacher = load_teacher(config, self.spec, self.pipeline)
         self.start = load_start(config, self.spec, self.pipeline)

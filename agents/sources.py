@@ -61,7 +61,7 @@ def observed(config: TrainConfig, spec: EnvironmentSpec) -> ObservationPipeline:
         seen = agent.pipeline
         if agent.imported and (seen.kind, seen.raw_shape) == (spec.kind, spec.observation_shape):
             return seen
-    return pipeline_for(spec)
+    return pipeline_for(spec, config.env_kwargs)
 
 
 def load_teacher(

@@ -194,7 +194,8 @@ class Experiment:
                 keep_row(self.folder / ROWS, row, KEY)
 
     def _play(self, agent: Agent, name: str) -> Row:
-        world = Conditions(**({"maxpool": agent.maxpool} | condition(name)))
+        shown = {"maxpool": agent.maxpool, "env_kwargs": agent.env_kwargs}
+        world = Conditions(**(shown | condition(name)))
         seeds = evaluation_seeds(0, self.trials)
         played = evaluate(
             agent.policy, agent.env_id, agent.pipeline, seeds, world, max_frames=self.max_frames

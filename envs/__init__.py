@@ -13,8 +13,11 @@ from snn_rl.envs.games import (
     atari_game,
     import_environments,
     split_id,
+    unlimited,
 )
+from snn_rl.envs.one import make
 from snn_rl.envs.seeding import NotRepeatable, RestoreError, episode_seed
+from snn_rl.envs.shown import EnvironmentFailure, Shown
 from snn_rl.envs.spaces import EnvironmentSpec, check_spaces
 from snn_rl.envs.starts import all_starts, count_no_ops, has_table
 from snn_rl.envs.vector import SeededEpisodes, make_vector, restore, snapshot
@@ -33,6 +36,7 @@ __all__ = [
     "UNBLANKED",
     "AtariGame",
     "AtariVector",
+    "EnvironmentFailure",
     "EnvironmentSpec",
     "Flicker",
     "NotRepeatable",
@@ -40,6 +44,7 @@ __all__ = [
     "PositionOnlyCartPole",
     "RestoreError",
     "SeededEpisodes",
+    "Shown",
     "Sticky",
     "UnsupportedEnvironment",
     "all_starts",
@@ -51,8 +56,10 @@ __all__ = [
     "falls",
     "has_table",
     "import_environments",
+    "make",
     "make_vector",
     "restore",
     "snapshot",
     "split_id",
+    "unlimited",
 ]

@@ -48,7 +48,8 @@ class AtariGame:
 
 
 def import_environments(module: str) -> None:
-    """Import a module that registers environments with Gymnasium.
+    """Import a module that registers environments with Gymnasium, at once or by its function
+    `register_envs`.
 
     Nothing else here imports what an id names: an id may come from another's file.
 
@@ -56,7 +57,10 @@ def import_environments(module: str) -> None:
         UnsupportedEnvironment: it cannot be imported.
     """
     try:
-        importlib.import_module(module)
+        known = module in sys.modules
+        register = getattr(importlib.import_module(module), "register_envs", None)
+        if callable(register) and not known:
+            register()
     except (Exception, SystemExit) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UnsupportedEnvironment(
@@ -92,6 +96,11 @@ def find_spec(env_id: str) -> EnvSpec:
     near = difflib.get_close_matches(name, gym.registry, n=1)
     hint = f"did you mean {near[0]!r}?" if near else "import the package that registers it first."
     raise UnsupportedEnvironment(f"Gymnasium knows no environment {env_id!r}: {hint}")
+
+
+def unlimited(env_id: str) -> bool:
+    """Whether nothing but its own rules ends an episode of an environment."""
+    return atari_game(env_id) is None and find_spec(env_id).max_episode_steps is None
 
 
 def atari_game(env_id: str) -> AtariGame | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -22,23 +23,16 @@ _REACH = 8.0  # scaled features stay within about this
 _UNBOUNDED = 1e6  # bounds from here on stand for none
 
 
-def pipeline_for(spec: EnvironmentSpec) -> ObservationPipeline:
-    """The pipeline of an environment.
-
-    Raises:
-        ValueError: images that are neither grey nor RGB.
-    """
+def pipeline_for(
+    spec: EnvironmentSpec, env_kwargs: Mapping[str, Any] | None = None
+) -> ObservationPipeline:
+    """The pipeline of an environment, scaled to what random play shows where that are numbers."""
+    scale = measure_scale(spec.env_id, env_kwargs) if spec.kind == "vector" else ()
     shape = spec.observation_shape
-    if spec.kind == "image" and len(shape) == 3 and shape[2] not in (1, 3):
-        raise ValueError(
-            f"{spec.env_id!r} returns images of {shape[2]} channels; 1 (grey) and 3 (RGB) are "
-            "supported"
-        )
-    scale = measure_scale(spec.env_id) if spec.kind == "vector" else ()
     return ObservationPipeline(spec.kind, shape, grey=spec.grey, scale=scale)
 
 
-def measure_scale(env_id: str) -> tuple[float, ...]:
+def measure_scale(env_id: str, env_kwargs: Mapping[str, Any] | None = None) -> tuple[float, ...]:
     """Factor per feature that brings its spread under random play near 1.
 
     Where the feature has bounds, they are kept within ±8, since good play goes further than
@@ -46,7 +40,7 @@ def measure_scale(env_id: str) -> tuple[float, ...]:
     """
     count, steps, seed = 16, 128, 0
     generator = np.random.default_rng(seed)
-    vector = make_vector(env_id, count, seed=seed)
+    vector = make_vector(env_id, count, seed=seed, env_kwargs=env_kwargs)
     try:
         seen = [vector.reset()[0]]
         actions: Any = vector.single_action_space
@@ -62,14 +56,16 @@ def measure_scale(env_id: str) -> tuple[float, ...]:
     return tuple((2.0**exponents).tolist())
 
 
-def measure_background(env_id: str, pipeline: ObservationPipeline) -> int:
+def measure_background(
+    env_id: str, pipeline: ObservationPipeline, env_kwargs: Mapping[str, Any] | None = None
+) -> int:
     """The median grey level of frames under random play, 0 to 255.
 
     Seen from it, most pixels are zero and what moves stands out; from black, networks learn about
     a small ball on a grey ground many times slower.
     """
     generator = np.random.default_rng(0)
-    vector = make_vector(env_id, 2, seed=0)
+    vector = make_vector(env_id, 2, seed=0, env_kwargs=env_kwargs)
     try:
         seen = [pipeline.encode(vector.reset()[0])]
         actions: Any = vector.single_action_space

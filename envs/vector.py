@@ -1,6 +1,6 @@
 """Vector environments whose every episode is seeded explicitly and can be resumed exactly."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from snn_rl.envs.atari import AtariVector
 from snn_rl.envs.games import atari_game
 from snn_rl.envs.seeding import RestoreError, checksum, episode_seed, other_course, too_short
-from snn_rl.envs.spaces import describe, make_single
+from snn_rl.envs.spaces import make_single
 from snn_rl.envs.wrappers import Flicker, Sticky
 
 
@@ -102,6 +102,7 @@ def make_vector(
     sticky: float | None = None,
     maxpool: bool = False,
     threads: int = 1,
+    env_kwargs: Mapping[str, Any] | None = None,
 ) -> VectorEnv[NDArray[Any], Any, NDArray[Any]]:
     """Create ``num_envs`` copies of an environment.
 
@@ -118,6 +119,7 @@ def make_vector(
             game at each raw frame; None leaves it as the id has it.
         maxpool: show the pixel-wise maximum of the last two raw frames (Atari games only).
         threads: threads that emulate Atari games.
+        env_kwargs: for the environments' constructor (not of Atari games).
 
     Raises:
         UnsupportedEnvironment: as in ``check_spaces``.
@@ -127,6 +129,8 @@ def make_vector(
         raise ValueError(f"need num_envs >= 1 and seed >= 0, but got {num_envs} and {seed}")
     game = atari_game(env_id)
     if game is not None:
+        if env_kwargs:
+            raise ValueError(f"env_kwargs are not for Atari games such as {env_id!r}")
         return AtariVector(
             game,
             num_envs,
@@ -140,8 +144,7 @@ def make_vector(
         raise ValueError(f"maxpool is for Atari games, and {env_id!r} is none")
 
     def create(index: int) -> SeededEpisodes:
-        env: gym.Env[Any, Any] = make_single(env_id)
-        describe(env_id, env)
+        env: gym.Env[Any, Any] = make_single(env_id, env_kwargs)
         if sticky:
             env = Sticky(env, sticky)
         return SeededEpisodes(Flicker(env, flicker) if flicker else env, seed, index)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 import threading
@@ -49,6 +50,9 @@ def main() -> None:
     if arguments == ["--version"]:
         sys.stdout.write(f"snn-rl {__version__}\n")
         return
+    for stream in (sys.stdout, sys.stderr):  # a result that cannot be spelt is still a result
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     if not debug:  # what fails in a writer's thread fails in the main one, too
         threading.excepthook = lambda _: None
     handler = RichHandler(console=terminal, show_time=False, show_path=False, show_level=False)
@@ -71,7 +75,7 @@ def main() -> None:
         text = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, OSError) and error.strerror:
             text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-        terminal.print(f"error: {text}", style="red", highlight=False, markup=False, soft_wrap=True)
+        say(f"error: {text}", style="red")
         if not bad_input:
             say("(--debug shows where it happened)")
         sys.exit(BAD_INPUT if bad_input else FAILURE)

@@ -82,7 +82,7 @@ def test_a_dead_environment_is_named_and_the_run_goes_on_later(folder: Path) -> 
     assert lines[-3:] == [
         "training failed; once the cause is removed, go on with: "
         "snn-rl train --resume --run-dir 'a run' --import simulator",
-        "error: simulator:Failing-v0 failed: the simulator hung up",
+        "error: simulator:Failing-v0 failed in step 31 of an episode: the simulator hung up",
         "(--debug shows where it happened)",
     ]
     assert not (folder / "a run" / "ann").exists()
@@ -104,7 +104,8 @@ def test_a_reward_that_is_no_number(folder: Path) -> None:
     status, lines = train(folder, "--env", "simulator:Endless-v0", *SMALL)
     assert status == 2
     assert lines[-1] == (
-        "error: simulator:Endless-v0 returned a reward that is not a finite number"
+        "error: simulator:Endless-v0 returned inf in step 31 of an episode, where Gymnasium has a "
+        "finite number as the reward"
     )
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from snn_rl.agents.acting import view
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.bench import onnx_ann
-from snn_rl.agents.evaluation import Conditions
+from snn_rl.agents.evaluation import trained_in
 from snn_rl.agents.loading import load_agent
 from snn_rl.agents.seeds import evaluation_seeds
 from snn_rl.core import operations
@@ -94,7 +94,7 @@ def act_times(
 
 def record(agent: Agent, count: int, seed: int = 0) -> NDArray[Any]:
     """Frames [count, *frame_shape] that an agent sees in its own greedy play."""
-    vector = Conditions(maxpool=agent.maxpool).make_vector(agent.env_id, 1, 0)
+    vector = trained_in(agent).make_vector(agent.env_id, 1, 0)
     actor, games = agent.actor, evaluation_seeds(seed, count)
     seen: list[NDArray[Any]] = []
     try:

@@ -15,7 +15,14 @@ from snn_rl.agents.config import LearnerConfig
 from snn_rl.agents.dqn.replay import Step
 from snn_rl.agents.policy import Policy
 from snn_rl.core.state import filled, leaves
-from snn_rl.envs import UNBLANKED, NotRepeatable, restore, snapshot
+from snn_rl.envs import (
+    UNBLANKED,
+    EnvironmentFailure,
+    NotRepeatable,
+    UnsupportedEnvironment,
+    restore,
+    snapshot,
+)
 from snn_rl.envs.observation import ObservationPipeline
 
 log = logging.getLogger(__name__)
@@ -153,7 +160,9 @@ class Rollout:
         action = self._choose(q, teacher_q, exploration)
         try:
             observation, reward, terminated, truncated, self.info = self.vector.step(action)
-        except Exception as error:  # a simulator can die in any way
+        except (EnvironmentFailure, UnsupportedEnvironment):  # it is named already
+            raise
+        except Exception as error:
             raise RuntimeError(f"{self.env_id} failed: {error}") from error
         if not np.isfinite(reward).all():
             raise ValueError(f"{self.env_id} returned a reward that is not a finite number")

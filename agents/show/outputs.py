@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from snn_rl.errors import SnnRlError
+from snn_rl.support.files import temporary
 
 Pixels = NDArray[np.uint8]
 
@@ -135,7 +136,8 @@ class _File(ABC):
 
     def __init__(self, path: Path, size: tuple[int, int]) -> None:
         self._path, self._size = path, size
-        self._temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix.lower()}")
+        plain = path.with_suffix(path.suffix.lower())  # what writes it goes by the suffix
+        self._temporary = temporary(plain, plain.suffix)
         if path.is_dir():
             raise SnnRlError(f"{path} is a folder: name a file in it")
         try:

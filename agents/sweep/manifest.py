@@ -22,6 +22,7 @@ from snn_rl.agents.config import TrainConfig, make_config
 from snn_rl.errors import ConfigError, SnnRlError
 from snn_rl.runs.checkpoint import CARD, write_text
 from snn_rl.runs.folder import CONFIG, HEADER
+from snn_rl.support.files import read_text
 from snn_rl.support.settings import merge, parse_value
 
 MANIFEST = "sweep.json"
@@ -137,7 +138,7 @@ def read_sweep(folder: Path) -> Sweep:
     if not path.is_file():
         raise SnnRlError(f"{folder} holds no sweep: there is no {MANIFEST}")
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(read_text(path))
         if document["format"] != FORMAT:
             raise ValueError
         if document["version"] != VERSION:

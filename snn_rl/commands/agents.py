@@ -74,25 +74,30 @@ def evaluate(
         raise SnnRlError("--trials all plays every start there is: leave out --seed")
     import_typed(import_)
     rows = []
+    found = []
     for run, agents in _find_all(agent, engine):
         of_run = []
         for name, loaded in agents.items():
             loaded = _as_asked(loaded, timesteps, no_carry)
             say(f"evaluating {name} (engine: {loaded.engine}) ...")
-            world = Conditions(flicker, sticky, loaded.maxpool if maxpool is None else maxpool)
+            pooled = loaded.maxpool if maxpool is None else maxpool
+            world = Conditions(flicker, sticky, pooled, loaded.env_kwargs)
             row = evaluate_agent(
                 loaded, name, trials=games, seed=seed, conditions=world, max_frames=max_frames
             )
             of_run.append(row)
-        if run is not None and plain:
-            save_evaluation(run, of_run)
+        found.append((run, of_run))
         rows += of_run
-    if record:
-        record_scores(rows)
     if as_json:
         show_json(rows)
     else:
         _show_scores(agent, rows)
+    sys.stdout.flush()
+    for run, of_run in found:  # only now: no score is lost where this cannot be written
+        if run is not None and plain:
+            save_evaluation(run, of_run)
+    if record:
+        record_scores(rows)
 
 
 def play(
@@ -130,8 +135,9 @@ def play(
     name, loaded = list(_find(agent, engine)[1].items())[-1]
     player = _as_asked(loaded, timesteps, no_carry)
     seeds = evaluation_seeds(0, seed + episodes)[seed:]
+    world = Conditions(flicker, sticky, player.maxpool, player.env_kwargs)
     with (
-        closing(Show(player, Conditions(flicker, sticky, player.maxpool))) as game,
+        closing(Show(player, world)) as game,
         StopFlag().on_signals() as stop,
         open_screen(video, SIZE, fps or game.pace, scale=scale, title=f"snn-rl: {name}") as view,
     ):

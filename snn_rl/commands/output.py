@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, cast
 
 import typer
 from rich.console import Console
@@ -18,13 +20,49 @@ INTERRUPTED, FAILURE, BAD_INPUT = 130, 1, 2
 
 FigureOption = Annotated[Path | None, typer.Option("--figure", help="Draw them into this PNG.")]
 
-terminal = Console(stderr=True)
+
+class Audience(io.TextIOBase):
+    """Standard error for as long as anybody listens: when its pipe or terminal is closed, the rest
+    goes nowhere and the work goes on."""
+
+    def write(self, text: str) -> int:
+        """Write, or do nothing."""
+        with suppress(OSError, ValueError):
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, or do nothing."""
+        with suppress(OSError, ValueError):
+            sys.stderr.flush()
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        return sys.stderr.isatty()
+
+    def fileno(self) -> int:
+        """Its number."""
+        return sys.stderr.fileno()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """How it writes text."""
+        return getattr(sys.stderr, "encoding", None) or "utf-8"
+
+
+terminal = Console(file=cast(TextIO, Audience()))
 """Messages and progress; standard output is for results."""
 
 
-def say(text: str) -> None:
+def say(text: str, style: str | None = None) -> None:
     """A line for the person who watches, on stderr and never wrapped."""
-    terminal.print(text, highlight=False, markup=False, soft_wrap=True)
+    plain = printable(text)
+    terminal.print(plain, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    """`text` with its control characters, which could move a terminal's cursor, as escapes."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
 def show(*tables: Any) -> None:

@@ -51,6 +51,9 @@ def told_how_to_go_on(folder: Path, command: str, options: str = "") -> Iterator
         say(f"stopped in stage {interrupted}; what was reached is saved in {folder}")
         say(f"go on with: {resuming}")
         raise typer.Exit(INTERRUPTED) from None
+    except KeyboardInterrupt:  # a second one, before the first had an effect
+        say(f"interrupted; go on from the last save with: {resuming}")
+        raise
     except UnsupportedEnvironment:  # the same command would fail again
         raise
     except Exception:

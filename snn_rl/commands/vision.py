@@ -135,12 +135,13 @@ def evaluate(
         raise SnnRlError("name a run or a --classifier, not both")
     folder = find_classifier(classifier) if classifier else run or _newest_run()
     rows = [row for row, _ in _scores(folder, data, limit, timesteps)]
-    if (folder / CONFIG).is_file() and timesteps is None and limit is None:
-        save_evaluation(folder, rows)
     if as_json:
         show_json(rows)
     else:
         show(evaluation_table(rows))
+    sys.stdout.flush()
+    if (folder / CONFIG).is_file() and timesteps is None and limit is None:
+        save_evaluation(folder, rows)
 
 
 @app.command()

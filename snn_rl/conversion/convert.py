@@ -29,6 +29,7 @@ from snn_rl.conversion.spike_statistics import (
     statistics_of_spikes,
 )
 from snn_rl.conversion.temporal_pruning import rescale_leaks
+from snn_rl.conversion.tracing import check_finite
 from snn_rl.core import adaptive
 from snn_rl.core.graph import Node, check, consumers, rewire
 from snn_rl.core.network import Network, assemble
@@ -148,9 +149,10 @@ def convert(
             default, networks that have batch-norm: without it this helps at few timesteps alone.
 
     Raises:
-        ConversionError: names the layer that cannot be converted.
+        ConversionError: names the layer that cannot be converted, or is not finite.
     """
     options = options or NeuronOptions()
+    check_finite(ann)
     if remeasure is None:
         remeasure = has_batch_norm(ann)
     measuring: AbstractContextManager[None] = nullcontext()

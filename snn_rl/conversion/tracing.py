@@ -63,7 +63,8 @@ def trace(
         offset: grey level that is taken off the pixels before the module sees them.
 
     Raises:
-        ConversionError: names the operation that has no spiking counterpart.
+        ConversionError: names the operation that has no spiking counterpart, or the layer whose
+            weights are not finite.
     """
     stacked = (stack * input_shape[0], *input_shape[1:])
     traced = trace_with_example(module, stacked)
@@ -71,7 +72,17 @@ def trace(
     for item in traced.graph.nodes:
         reader.read(item)
     device = next((p.device for p in module.parameters()), None)
-    return reader.finish().to(device).train(module.training)
+    network = reader.finish().to(device).train(module.training)
+    check_finite(network)
+    return network
+
+
+def check_finite(network: Network) -> None:
+    """Raise ConversionError, naming the layer, if a number of a network is NaN or infinite."""
+    for name, value in network.state_dict().items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            layer = name.removeprefix("layers.")
+            raise ConversionError(f"{layer!r} is not finite: the training before has diverged")
 
 
 class _Reader:

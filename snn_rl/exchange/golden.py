@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from snn_rl.agents.agent import Agent
-from snn_rl.agents.evaluation import Conditions
+from snn_rl.agents.evaluation import trained_in
 from snn_rl.agents.seeds import evaluation_seeds
 from snn_rl.errors import SnnRlError
 from snn_rl.exchange.one_frame import one_frame
@@ -152,7 +152,7 @@ def _encoded(agent: Agent, frame: NDArray[Any]) -> NDArray[Any]:
 def _play(agent: Agent, frames: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """Frames of the agent's games, before scaling, and which begin an episode."""
     player = agent.with_options()
-    vector = Conditions(maxpool=agent.maxpool).make_vector(agent.env_id, 1, 0)
+    vector = trained_in(agent).make_vector(agent.env_id, 1, 0)
     seen: list[NDArray[Any]] = []
     starts = np.zeros(frames, np.bool_)
     over, episode = True, 0

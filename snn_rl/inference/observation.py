@@ -5,6 +5,7 @@ It is a part of a saved agent, and acting must not load environments: hence it s
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,15 +15,21 @@ from numpy.typing import NDArray
 # Of red, green and blue, in 1/10000, as ALE computed its palettes' grey levels.
 _ALE_WEIGHTS = np.array([2989, 5870, 1140], np.float32)
 
+LARGEST, LARGEST_SIDE = 2**24, 4096
+"""Numbers of an observation, and pixels at the edge of a frame, at most."""
+LEAST = 1e-30
+"""Factors of features lie between this and its inverse."""
+
 
 @dataclass(frozen=True)
 class ObservationPipeline:
     """Vectors become scaled float32; images become one grey uint8 frame of `side` x `side` pixels.
 
     Attributes:
-        kind: "vector" or "image".
+        kind: "vector", "image", or "planes": pixels that are neither resized nor turned grey.
         raw_shape: one observation as the environment returns it: (features,), (height, width) or
-            (height, width, channels) with 1 (grey) or 3 (RGB) channels.
+            (height, width, channels) with 1 (grey) or 3 (RGB) channels; of planes, (channels,
+            height, width).
         side: edge of the frame in pixels (images).
         grey: formula from RGB to grey: OpenCV's, or the one behind ALE's palettes. With "ale" the
             raw RGB frame of an Atari game gives the very frame that `AtariVector` shows, except
@@ -31,7 +38,7 @@ class ObservationPipeline:
             features whose whole range is small, such as a pole's angle.
     """
 
-    kind: Literal["vector", "image"]
+    kind: Literal["vector", "image", "planes"]
     raw_shape: tuple[int, ...]
     side: int = 84
     grey: Literal["cv2", "ale"] = "cv2"
@@ -39,13 +46,13 @@ class ObservationPipeline:
 
     @property
     def frame_shape(self) -> tuple[int, ...]:
-        """Shape of one frame: (features,) or (1, side, side)."""
-        return self.raw_shape if self.kind == "vector" else (1, self.side, self.side)
+        """Shape of one frame: (features,), (channels, height, width) or (1, side, side)."""
+        return (1, self.side, self.side) if self.kind == "image" else self.raw_shape
 
     @property
     def pixels(self) -> bool:
         """Whether frames are uint8 pixels."""
-        return self.kind == "image"
+        return self.kind != "vector"
 
     def encode(self, observations: NDArray[Any]) -> NDArray[Any]:
         """Frames [batch, *frame_shape] from a batch of raw observations, or of such frames.
@@ -63,6 +70,8 @@ class ObservationPipeline:
             return frames * np.asarray(self.scale, np.float32) if self.scale else frames
         if not self._has_type(array):
             raise self._mismatch(array)
+        if self.kind == "image" and array.shape[1:] in self._drawn:
+            array = array.reshape(len(array), *self.frame_shape)
         if array.shape[1:] == self.frame_shape:
             if array.flags.carray:  # contiguous, aligned and writeable, as torch wants it
                 return array
@@ -74,7 +83,8 @@ class ObservationPipeline:
     def is_single(self, observation: NDArray[Any]) -> bool:
         """Whether this is one observation, not a batch. Raises ValueError if it is neither."""
         array = np.asarray(observation)
-        for known in (self.raw_shape, self.frame_shape) if self._has_type(array) else ():
+        drawn = self._drawn if self.kind == "image" else ()
+        for known in (self.raw_shape, self.frame_shape, *drawn) if self._has_type(array) else ():
             if array.shape == known:
                 return True
             if array.shape[1:] == known and len(array) > 0:
@@ -90,6 +100,11 @@ class ObservationPipeline:
             "grey": self.grey,
             "scale": list(self.scale),
         }
+
+    @property
+    def _drawn(self) -> tuple[tuple[int, ...], ...]:
+        """Other forms of a frame: as Gymnasium's AtariPreprocessing gives it."""
+        return ((self.side, self.side), (self.side, self.side, 1))
 
     def _grey(self, image: NDArray[np.uint8]) -> NDArray[Any]:
         grey: NDArray[Any] = image
@@ -125,13 +140,25 @@ class ObservationPipeline:
 
 def pipeline_from_dict(data: Any) -> ObservationPipeline:
     """Reverse of `to_dict`. Raises ValueError if it is not one."""
-    try:
-        kind, shape, side = data["kind"], tuple(int(n) for n in data["raw_shape"]), data["side"]
-        grey, scale = data["grey"], tuple(float(factor) for factor in data["scale"])
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise ValueError("the observation pipeline is damaged") from None
-    known = kind in ("vector", "image") and grey in ("cv2", "ale")
-    fits = not scale or (kind == "vector" and (len(scale),) == shape)
-    if not known or not fits or not isinstance(side, int):
-        raise ValueError("the observation pipeline is damaged")
-    return ObservationPipeline(kind, shape, side, grey, scale)
+    damaged = ValueError("the observation pipeline is damaged")
+    if not isinstance(data, dict) or not isinstance(data.get("raw_shape"), list):
+        raise damaged
+    shape: tuple[Any, ...] = tuple(data["raw_shape"])
+    values: list[Any] = [data.get(key) for key in ("kind", "side", "grey", "scale")]
+    kind, side, grey, scale = values
+    known = kind in ("vector", "image", "planes") and grey in ("cv2", "ale")
+    sizes = all(type(n) is int and n >= 1 for n in shape) and math.prod(shape) <= LARGEST
+    factors = isinstance(scale, list) and all(
+        type(f) in (int, float) and LEAST < f < 1 / LEAST for f in scale
+    )
+    if not (known and sizes and factors and type(side) is int and 1 <= side <= LARGEST_SIDE):
+        raise damaged
+    if kind == "vector":
+        fits = len(shape) == 1 and len(scale) in (0, *shape)
+    elif kind == "planes":
+        fits = not scale and len(shape) == 3
+    else:
+        fits = not scale and (len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3)))
+    if not fits:
+        raise damaged
+    return ObservationPipeline(kind, shape, side, grey, tuple(float(factor) for factor in scale))

@@ -24,6 +24,7 @@ from snn_rl.core.grid import snap
 from snn_rl.core.network import Network
 from snn_rl.core.surrogates import Surrogate
 from snn_rl.errors import CheckpointError
+from snn_rl.inference.checks import MOST_TIMESTEPS
 from snn_rl.inference.reader import (
     CARD,
     DIGEST,
@@ -52,6 +53,8 @@ def save(
     The network itself is snapped in place: what is saved is what was scored. With `on_grid` False
     its weights are left, and stored, as float32.
     """
+    if not 1 <= timesteps <= MOST_TIMESTEPS:
+        raise ValueError(f"an agent is saved at 1 to {MOST_TIMESTEPS} timesteps, not {timesteps}")
     exponents = snap(network, timesteps) if on_grid else {}
     tensors: dict[str, Tensor] = {}
     for name, value in network.state_dict().items():
@@ -99,7 +102,7 @@ def load(folder: Path) -> tuple[Network, dict[str, Any]]:
         )
         network.timesteps = card["timesteps"]
         network.carry_membrane = bool(card.get("carry_membrane", False))
-    except Exception as error:  # a damaged graph can fail in any way
+    except (KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]
         raise CheckpointError(
             f"{folder} is damaged: its layer graph and weights do not fit together ({reason})"

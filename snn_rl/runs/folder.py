@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeVar
 
 import yaml
 
+from snn_rl.support.files import read_text
 from snn_rl.errors import CheckpointError, SnnRlError
 from snn_rl.runs.checkpoint import CARD, read_card, write_text
 from snn_rl.runs.owner import make_folder
@@ -143,7 +144,7 @@ def unfinished(folder: Path, read: Callable[[Path], S]) -> tuple[S, str]:
     settings = read(path)
     if is_finished(folder, settings):
         raise SnnRlError(f"{folder} is finished: there is nothing to resume")
-    first = path.read_text(encoding="utf-8").partition("\n")[0]
+    first = read_text(path).partition("\n")[0]
     return settings, first.removeprefix(HEADER) if first.startswith(HEADER) else ""
 
 

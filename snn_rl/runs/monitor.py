@@ -15,8 +15,12 @@ from typing import Any, Generic, Protocol, TextIO, TypeVar
 from torch.utils.tensorboard import SummaryWriter
 
 from snn_rl.runs.checkpoint import write_text
+from snn_rl.support.files import LARGEST_RECORDS, read_text
 
 METRICS, TENSORBOARD = "metrics.jsonl", "tensorboard"
+
+ENDINGS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+"""Signals that end a training; not all systems have all of them."""
 
 P = TypeVar("P", contravariant=True)
 """How a training tells where it stands."""
@@ -45,7 +49,8 @@ class StopFlag:
 
     @contextmanager
     def on_signals(self) -> Iterator[StopFlag]:
-        """SIGINT and SIGTERM raise the flag; a second SIGINT interrupts at once.
+        """SIGINT and what schedulers send (SIGTERM, SIGHUP, SIGUSR1) raise the flag; a second
+        SIGINT interrupts at once. A SIGHUP that is ignored already (nohup) stays so.
 
         Python takes signals in the main thread alone: in any other nothing changes.
         """
@@ -58,13 +63,18 @@ class StopFlag:
                 raise KeyboardInterrupt
             self.raised = True
 
-        numbers = (signal.SIGINT, signal.SIGTERM)
+        known = (getattr(signal, name, None) for name in ENDINGS)
+        numbers = [n for n in known if n is not None and not _outlived(n)]
         previous = [signal.signal(number, raise_flag) for number in numbers]
         try:
             yield self
         finally:
             for number, handler in zip(numbers, previous, strict=True):
                 signal.signal(number, handler)
+
+
+def _outlived(number: int) -> bool:
+    return signal.getsignal(number) is signal.SIG_IGN and signal.Signals(number).name == "SIGHUP"
 
 
 class MonitorGroup(Generic[P, E]):
@@ -131,7 +141,7 @@ class Records:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / METRICS
         if path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            lines = read_text(path, LARGEST_RECORDS).splitlines(keepends=True)
             write_text(path, "".join(line for line in lines if self._before(line, first)))
         return path.open("a", encoding="utf-8")
 

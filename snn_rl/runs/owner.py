@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from snn_rl.runs.checkpoint import write_text
 from snn_rl.errors import SnnRlError
+from snn_rl.support.files import read_text
 
 LOCK, OWNER = "owner.lock", "owner.json"
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
@@ -127,7 +128,7 @@ def _remove_leftovers(folder: Path) -> None:
 def _read(folder: Path) -> Owner | None:
     """The newest owner that `folder` names, if it names one."""
     try:
-        return Owner(folder=folder, **json.loads((folder / OWNER).read_text(encoding="utf-8")))
+        return Owner(folder=folder, **json.loads(read_text(folder / OWNER)))
     except (OSError, ValueError, TypeError):
         return None
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from snn_rl.errors import SnnRlError
+from snn_rl.support.files import LARGEST_RECORDS, read_text
 
 
 class Record(BaseModel):
@@ -43,7 +44,7 @@ def read_points(path: Path, kind: type[P], clock: str) -> list[P]:
     if not path.is_file():
         return []
     points: list[P] = []
-    lines = read_text(path).splitlines()
+    lines = read_text(path, LARGEST_RECORDS).splitlines()
     for number, line in enumerate(lines, start=1):
         try:
             point = kind.model_validate_json(line)
@@ -72,23 +73,13 @@ def read_scores(path: Path, kind: type[R], command: str) -> list[R]:
     if not path.is_file():
         return []
     try:
-        rows: list[R] = TypeAdapter(list[kind]).validate_python(json.loads(read_text(path)))  # type: ignore[valid-type]
+        rows: list[R] = TypeAdapter(list[kind]).validate_python(json.loads(read_text(path, LARGEST_RECORDS)))  # type: ignore[valid-type]
         return rows
     except ValidationError as error:
         reason = _explain(error)
     except (ValueError, RecursionError):
         reason = "it is no JSON"
     raise SnnRlError(f"{path} is damaged ({reason}): run `{command}` again")
-
-
-def read_text(path: Path) -> str:
-    """Text of a file. Raises SnnRlError if it cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise SnnRlError(f"{path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise SnnRlError(f"{path} is damaged: it is no text") from None
 
 
 def _later(point: Any, other: Any, clock: str) -> bool:

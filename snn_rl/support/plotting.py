@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from snn_rl.support.files import temporary
 
 # Paul Tol's "bright" scheme, safe for colour-blind readers, and a pale blue
 BLUE, RED, GREY, PALE = "#4477aa", "#ee6677", "#bbbbbb", "#b4c9dd"
@@ -33,6 +34,6 @@ def tidy(axes: Axes) -> None:
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG under a temporary name, then rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    figure.savefig(temporary, format="png", metadata={"Software": None})
-    temporary.replace(path)
+    unfinished = temporary(path)
+    figure.savefig(unfinished, format="png", metadata={"Software": None})
+    unfinished.replace(path)

@@ -9,10 +9,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from snn_rl.errors import ConfigError
+from snn_rl.errors import ConfigError, SnnRlError
+from snn_rl.support.files import read_text
 
 
 class Section(BaseModel):
@@ -63,13 +65,26 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     return result
 
 
+def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings from Python as a file would hold them: NumPy's numbers and tuples are taken, too."""
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: convert(entry) for key, entry in value.items()}
+        if isinstance(value, list | tuple | np.ndarray):
+            return [convert(entry) for entry in value]
+        return value.item() if isinstance(value, np.generic) else value
+
+    return {key: convert(value) for key, value in settings.items()}
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Plain data of a YAML file. Raises ConfigError if it is not a mapping."""
     try:
-        data = _parse(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError) as error:
+        data = _parse(read_text(path))
+    except SnnRlError as error:
+        raise ConfigError(str(error)) from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path} must hold keys and values, e.g. 'seed: 0'")

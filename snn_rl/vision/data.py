@@ -76,7 +76,10 @@ def hold_out(
     """
     total = len(source.labels)
     if not 0 < count < total:
-        raise SnnRlError(f"cannot hold out {count} of {total} training images for validation")
+        raise SnnRlError(
+            f"cannot hold out {count} of {total} training images for validation: "
+            "--set validation=N holds out fewer"
+        )
     order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
     kept = order[count:] if limit is None else order[count : count + limit]
     return source.subset(kept), source.subset(order[:count])

@@ -8,7 +8,9 @@ changes them.
 from __future__ import annotations
 
 import csv
+import logging
 import math
+import mimetypes
 import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +28,9 @@ from torch.utils.data import DataLoader, Dataset
 from snn_rl.errors import SnnRlError
 from snn_rl.vision.data import Batch
 
-SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm")
+log = logging.getLogger(__name__)
+
+SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
 Image = NDArray[np.uint8]
 
 
@@ -147,13 +151,22 @@ def load_tree(root: Path) -> tuple[tuple[Path, ...], Tensor, tuple[str, ...]]:
         raise SnnRlError(f"{root} holds no images: expected one folder per class, e.g. cat/1.png")
     paths: list[Path] = []
     labels: list[int] = []
+    skipped: list[Path] = []
     for label, folder in enumerate(folders):
-        found = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES)
+        files = sorted(f for f in folder.rglob("[!.]*") if f.is_file())
+        found = [f for f in files if f.suffix.lower() in SUFFIXES]
+        skipped += [f for f in files if f.suffix.lower() not in SUFFIXES and _is_image(f)]
         if not found:
             raise SnnRlError(f"{folder} holds no images ({', '.join(SUFFIXES)})")
         paths += found
         labels += [label] * len(found)
+    if skipped:
+        log.warning("%d files are of a kind that is not read, e.g. %s", len(skipped), skipped[0])
     return tuple(paths), torch.tensor(labels), tuple(folder.name for folder in folders)
+
+
+def _is_image(path: Path) -> bool:
+    return (mimetypes.guess_type(path.name)[0] or "").startswith("image/")
 
 
 def load_tiny_imagenet(root: Path) -> tuple[Files, Files, tuple[str, ...]]:
