@@ -44,7 +44,7 @@ def test_recorded_frames_are_those_of_the_agents_play() -> None:
     assert np.array_equal(frames, record(agent, 70))
 
 
-@pytest.mark.parametrize("name", ["PongNoFrameskip-v4/teacher", "CartPole-v1/ann"])
+@pytest.mark.parametrize("name", ["PongNoFrameskip-v4/paper-ann", "CartPole-v1/ann"])
 def test_the_onnx_rival_computes_the_ann(name: str) -> None:
     if not onnx_ann.available():
         pytest.skip("ONNX Runtime is not installed")
