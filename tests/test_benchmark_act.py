@@ -52,7 +52,7 @@ def test_screens_and_a_busy_game_are_raced_where_there_are_pixels() -> None:
         assert what in names
 
 
-@pytest.mark.parametrize("name", ["PongNoFrameskip-v4/teacher", "CartPole-v1/ann"])
+@pytest.mark.parametrize("name", ["PongNoFrameskip-v4/paper-ann", "CartPole-v1/ann"])
 def test_the_onnx_rival_computes_the_ann(name: str) -> None:
     if not onnx_ann.available():
         pytest.skip("ONNX Runtime is not installed")
