@@ -9,8 +9,8 @@
 how exact it is. `cartpole` trains a DQN with Stable-Baselines3 (OUT/model.zip, used again if it is
 there), plays it at home and imported, and takes it down to T1. `teacher2` puts the weights of
 Pong's teacher into Stable-Baselines3's NatureCNN policy, saves it there, imports it and plays all
-starts of the game. `untrained` converts an ANN without training and plays it from T = 1 to 256: as
-the pipeline converts for training, and with thresholds per channel and membranes that start at v/2.
+starts of the game. `untrained` converts an ANN without training and plays it from T = 1 to 256:
+with one threshold per layer, and with thresholds per channel and membranes that start at v/2.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ RL_ZOO: dict[str, Any] = {
 }
 """The settings of CartPole-v1 in rl-baselines3-zoo."""
 WAYS = {
-    "as for training": NeuronOptions(percentile=99.0),
+    "per layer, from 0": NeuronOptions(percentile=99.0),
     "per channel, from v/2": NeuronOptions(
         "channel", balance="channel", start=0.5, percentile=99.9
     ),
