@@ -17,10 +17,10 @@ ODDS = Exploration(epsilon=0.05, teacher=0.5)
 
 def play_for_calibration(ann: Policy, labeller: Policy, task: Task, seed: int) -> Calibration:
     """Frames that `ann` sees when half of the actions are the labeller's."""
-    return play(ann, labeller, task, seed, ODDS, ENVS, FRAMES)
+    return play_frames(ann, labeller, task, seed, ODDS, ENVS, FRAMES)
 
 
-def play(
+def play_frames(
     policy: Policy,
     labeller: Policy | None,
     task: Task,

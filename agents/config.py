@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -11,7 +12,7 @@ from snn_rl.agents.seeds import BLOCKS, VALIDATIONS
 from snn_rl.conversion.temporal_pruning import schedule
 from snn_rl.envs.games import UnsupportedEnvironment, atari_game
 from snn_rl.errors import ConfigError, SnnRlError
-from snn_rl.support.settings import Section, merge, shipped, shipped_names, validate
+from snn_rl.support.settings import Section, merge, read_yaml, shipped, shipped_names, validate
 
 
 class NeuronConfig(Section):
@@ -27,6 +28,10 @@ class NeuronConfig(Section):
     """... to here, so that fast and slow membranes lie side by side"""
     percentile: float = Field(default=80.0, gt=0, le=100)
     """of the positive membranes on calibration data: the starting threshold"""
+    balance: Literal["layer", "channel"] = "layer"
+    """one percentile per layer, or per channel (of mean inputs), for use without training"""
+    start: float = 0.0
+    """thresholds that membranes begin with: 0, or 0.5 for use without training"""
     surrogate: Literal["triangle", "arctan"] = "arctan"
     """triangle is the paper's; the arctan's wider slope learns faster from rewards"""
     gamma: float | None = Field(default=None, gt=0)
@@ -36,6 +41,10 @@ class NeuronConfig(Section):
     def _consistent(self) -> NeuronConfig:
         if self.leak_low > self.leak_high:
             raise ValueError("leak_low must not exceed leak_high")
+        if self.start not in (0.0, 0.5):
+            raise ValueError("start is 0 or 0.5")
+        if self.balance == "channel" and self.threshold == "layer":
+            raise ValueError("balance: channel needs threshold: channel or neuron")
         return self
 
 
@@ -252,6 +261,11 @@ def make_config(data: Mapping[str, Any], source: str = "configuration") -> Train
     if "env" not in data:
         raise ConfigError(f"{source}: no environment is named: set env (--env), e.g. CartPole-v1")
     return validate(TrainConfig, data, source)
+
+
+def read_config(path: Path) -> TrainConfig:
+    """Configuration from a YAML file. Raises ConfigError with the path of the mistake."""
+    return make_config(read_yaml(path), str(path))
 
 
 def with_preset(given: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:

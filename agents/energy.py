@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from snn_rl.agents.agent import Agent
-from snn_rl.agents.calibration import play
+from snn_rl.agents.calibration import play_frames
 from snn_rl.agents.dqn.rollout import Exploration
 from snn_rl.agents.dqn.validation import Task
 from snn_rl.agents.evaluation import Conditions, evaluate
@@ -62,7 +62,7 @@ def measure_densities(ann: Agent) -> dict[str, float]:
     task = Task(ann.env_id, ann.pipeline, ann.num_actions, 0, conditions)
     (seed,) = evaluation_seeds(0, 1)
     greedy = Exploration(epsilon=0.0, teacher=0.0)
-    frames = play(ann.policy, None, task, seed, greedy, GAMES, FRAMES).frames
+    frames = play_frames(ann.policy, None, task, seed, greedy, GAMES, FRAMES).frames
     # One game at a time, whole: a stack of frames reaches back.
     counts = [activation_densities(ann.policy.network, game) for game in torch.split(frames, 1, 1)]
     return {name: sum(c[name] for c in counts) / len(counts) for name in counts[0]}

@@ -13,13 +13,13 @@ from typing import Any
 
 import snn_rl
 from snn_rl.agents.agent import Agent
-from snn_rl.agents.config import TrainConfig, make_config, with_preset
+from snn_rl.agents.config import TrainConfig, read_config, with_preset
 from snn_rl.agents.loading import load_agent
-from snn_rl.agents.run import CONFIG, Interrupted
 from snn_rl.commands.output import FAILURE, INTERRUPTED
 from snn_rl.errors import SnnRlError
-from snn_rl.runs.checkpoint import CARD, write_text
-from snn_rl.support.settings import parse_overrides, read_yaml
+from snn_rl.runs.checkpoint import write_text
+from snn_rl.runs.folder import Interrupted, holds, holds_run, is_finished
+from snn_rl.support.settings import parse_overrides
 
 Row = dict[str, Any]
 
@@ -36,24 +36,6 @@ def settings(env: str, seed: int, overrides: Sequence[str]) -> dict[str, Any]:
     return with_preset(parse_overrides(overrides) | {"env": env, "seed": seed})
 
 
-def holds_run(config: TrainConfig, folder: Path) -> bool:
-    """Whether a run of these settings, finished or not, lies in `folder`.
-
-    Raises:
-        SnnRlError: there is one, with other settings.
-    """
-    path = folder / CONFIG
-    if not path.exists():
-        return False
-    known = make_config(read_yaml(path), str(path)).model_dump()
-    other = [key for key, value in config.model_dump().items() if value != known[key]]
-    if other:
-        raise SnnRlError(
-            f"{folder} holds a run with other settings ({', '.join(other)}): choose another --out"
-        )
-    return True
-
-
 def train_or_reuse(config: TrainConfig, folder: Path) -> dict[str, Agent]:
     """Agents of a run by stage, "ann", "T5", …; trained where `folder` does not hold them yet.
 
@@ -61,12 +43,11 @@ def train_or_reuse(config: TrainConfig, folder: Path) -> dict[str, Agent]:
         Interrupted: a signal arrived; what was reached is saved.
         SnnRlError: the folder holds a run with other settings.
     """
-    begun = holds_run(config, folder)
-    names = config.stage_names()
-    if not (folder / names[-1] / CARD).exists():
+    begun = holds_run(folder, config, read_config)
+    if not is_finished(folder, config):
         say(f"training {folder}")
         snn_rl.train(config, run_dir=folder, resume=begun)
-    return {name: load_agent(folder / name) for name in names if (folder / name / CARD).exists()}
+    return {n: load_agent(folder / n) for n in config.stage_names() if holds(folder, n)}
 
 
 def steps_of(agent: Agent) -> int:

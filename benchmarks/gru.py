@@ -8,29 +8,29 @@ from __future__ import annotations
 
 import copy
 import shutil
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-import yaml
-from comparing import holds_run, say
+from comparing import say
 from torch import Tensor, nn
 from torch.nn import functional
 
 from snn_rl.agents.agent import Agent
-from snn_rl.agents.config import TrainConfig
+from snn_rl.agents.config import TrainConfig, read_config
+from snn_rl.agents.dqn.plan import StagePlan
 from snn_rl.agents.dqn.stage import Result, StageTrainer
-from snn_rl.agents.evaluation import Evaluation
-from snn_rl.agents.monitor import Progress, file_monitor
+from snn_rl.agents.monitor import file_monitor
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.qnetwork import mlp, nature_cnn
-from snn_rl.agents.run import CONFIG, Interrupted, Run, stage_seed
+from snn_rl.agents.setup import Setup, stage_seed
 from snn_rl.core.graph import Node
 from snn_rl.core.network import Network, SpikeHook, State
 from snn_rl.core.stacking import scale_pixels
-from snn_rl.runs.checkpoint import write_text
-from snn_rl.runs.monitor import FileMonitor, MonitorGroup, StopFlag
+from snn_rl.runs.folder import Interrupted, begin
+from snn_rl.runs.monitor import MonitorGroup, StopFlag
 from snn_rl.runs.owner import own
 from snn_rl.runs.resume import RESUME, Saver
 
@@ -127,54 +127,35 @@ def train_gru(config: TrainConfig, folder: Path) -> Agent:
         Interrupted: a signal arrived; what was reached is saved.
         SnnRlError: the folder holds a run with other settings.
     """
-    stop = StopFlag()
-    files = file_monitor(folder)
-    run = Run(config, folder, MonitorGroup([files], stop))
+    setup = Setup(config)
     with own(folder):
-        return _train_in(run, stop, files)
-
-
-def _train_in(run: Run, stop: StopFlag, files: FileMonitor[Progress, Evaluation]) -> Agent:
-    config, folder = run.config, run.folder
-    if not holds_run(config, folder):
-        write_text(folder / CONFIG, yaml.safe_dump(config.model_dump()))
-    torch.manual_seed(config.seed)
-    torch.set_num_threads(config.threads)
-    network: Any = GRU(
-        run.pipeline.frame_shape,
-        run.spec.num_actions,
-        hidden=config.hidden,
-        offset=run.background,
-    ).to(run.device)
-    finished = Saver(folder / STAGE, 0)
-    state = finished.load()
-    if state is None:
-        say(f"training {folder}")
-        try:
-            with stop.on_signals():
-                result = _train(run, network)
-        finally:
-            files.close()
-        state = _keep(finished, result)
-        shutil.rmtree(folder / RESUME, ignore_errors=True)
+        begin(folder, config, "benchmarks/memory.py", read_config, fresh=False)
+        torch.manual_seed(config.seed)
+        torch.set_num_threads(config.threads)
+        network: Any = GRU(
+            setup.pipeline.frame_shape,
+            setup.spec.num_actions,
+            hidden=config.hidden,
+            offset=setup.background,
+        ).to(setup.device)
+        finished = Saver(folder / STAGE, 0)
+        state = finished.load()
+        if state is None:
+            say(f"training {folder}")
+            state = _keep(finished, _train(setup, network, folder))
+            shutil.rmtree(folder / RESUME, ignore_errors=True)
     network.load_state_dict(state["network"])
-    return Agent(Policy(network.eval()), run.pipeline, _card(config, run, state))
+    return Agent(Policy(network.eval()), setup.pipeline, _card(setup, state))
 
 
-def _train(run: Run, network: Network) -> Result:
-    config = run.config
-    trainer = StageTrainer(
-        STAGE,
-        Policy(network),
-        run.task,
-        config.ann,
-        config.validation,
-        run.given_teacher,
-        run.monitor,
-        stage_seed=stage_seed(config.seed, 1),
-        saver=Saver(run.folder / RESUME, config.save_every),
-    )
-    result = trainer.run()
+def _train(setup: Setup, network: Network, folder: Path) -> Result:
+    config, stop = setup.config, StopFlag()
+    seed = stage_seed(config.seed, 1)
+    policy = Policy(network)
+    plan = StagePlan(STAGE, policy, setup.task, config.ann, config.validation, seed, setup.teacher)
+    saver = Saver(folder / RESUME, config.save_every)
+    with closing(file_monitor(folder)) as files, stop.on_signals():
+        result = StageTrainer(plan, MonitorGroup([files], stop), saver).run()
     if result.interrupted:
         raise Interrupted(STAGE)
     return result
@@ -192,13 +173,14 @@ def _keep(finished: Saver, result: Result) -> dict[str, Any]:
     return state
 
 
-def _card(config: TrainConfig, run: Run, state: dict[str, Any]) -> dict[str, Any]:
+def _card(setup: Setup, state: dict[str, Any]) -> dict[str, Any]:
     """What a saved agent's card would say."""
+    config = setup.config
     return {
         "stage": STAGE,
         "environment": {
             "env_id": config.env,
-            "num_actions": run.spec.num_actions,
+            "num_actions": setup.spec.num_actions,
             "maxpool": config.maxpool,
         },
         "teacher": config.teacher,

@@ -46,9 +46,8 @@ from snn_rl.agents.agent import Agent
 from snn_rl.agents.config import TrainConfig, make_config
 from snn_rl.agents.evaluation import evaluate_agent
 from snn_rl.agents.loading import load_agent
-from snn_rl.agents.monitor import file_monitor
 from snn_rl.agents.policy import Policy
-from snn_rl.agents.run import Run
+from snn_rl.agents.setup import Setup
 from snn_rl.conversion.temporal_pruning import VANISHING_RATE, rescale_leaks
 from snn_rl.runs.checkpoint import write_text
 from snn_rl.support.allocator import keep_freed_memory
@@ -184,8 +183,7 @@ class Experiment:
         """The network that the training of such a variant would begin with."""
         config = self.config(variant)
         if variant.start == "ann":
-            run = Run(config, self.folder / variant.key, file_monitor(self.folder))
-            network = run.convert_ann(start.policy, load_agent(config.teacher).policy)
+            network = Setup(config).convert(start.policy, load_agent(config.teacher).policy)
         else:
             network = start.policy.network.clone()
             rescale_leaks(network, start.timesteps, variant.timesteps)

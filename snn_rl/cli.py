@@ -12,7 +12,7 @@ from rich.logging import RichHandler
 
 from snn_rl import __version__
 from snn_rl.commands import agents, benchmark, exchange, sweep, training, vision
-from snn_rl.commands.output import BAD_INPUT, FAILURE, INTERRUPTED, say, screen
+from snn_rl.commands.output import BAD_INPUT, FAILURE, INTERRUPTED, say, terminal
 
 BAD_PATH = (PermissionError, FileExistsError, FileNotFoundError, NotADirectoryError)
 
@@ -51,7 +51,7 @@ def main() -> None:
         return
     if not debug:  # what fails in a writer's thread fails in the main one, too
         threading.excepthook = lambda _: None
-    handler = RichHandler(console=screen, show_time=False, show_path=False, show_level=False)
+    handler = RichHandler(console=terminal, show_time=False, show_path=False, show_level=False)
     logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s")
     try:
         sys.exit(app(standalone_mode=False) or 0)
@@ -71,7 +71,7 @@ def main() -> None:
         text = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, OSError) and error.strerror:
             text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-        screen.print(f"error: {text}", style="red", highlight=False, markup=False, soft_wrap=True)
+        terminal.print(f"error: {text}", style="red", highlight=False, markup=False, soft_wrap=True)
         if not bad_input:
             say("(--debug shows where it happened)")
         sys.exit(BAD_INPUT if bad_input else FAILURE)

@@ -291,7 +291,7 @@ def test_an_existing_run_is_refused(home: Path, call: Call) -> None:
     before = sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*"))
     code, _, err = call(*SMALL, "--run-dir", str(run))
     assert code == 2
-    assert err == f"error: {run} already holds a run: choose another --run-dir\n"
+    assert err == (f"error: {run} already holds a run: choose another --run-dir, or --resume it\n")
     assert sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*")) == before
 
 

@@ -90,7 +90,8 @@ def trace_of(network: Network, timesteps: int, carry: bool, seed: int) -> Trace:
         )
     names = OneFrame(network, timesteps, carry=carry).state_names
     kept = {name: t.numpy() for name, t in zip(names, state, strict=False)}
-    return Trace(frames[:, 0].numpy(), starts[:, 0].numpy(), q[:, 0].numpy(), kept)
+    begun = {name: np.zeros_like(array) for name, array in kept.items()}
+    return Trace(frames[:, 0].numpy(), starts[:, 0].numpy(), q[:, 0].numpy(), begun, kept)
 
 
 @pytest.mark.parametrize("compiler", COMPILERS)

@@ -12,16 +12,23 @@ import networks
 import numpy as np
 import pytest
 import torch
+from modules import seeded
 from runtimes import runtime_or_skip
 from test_export_onnx import residual
 
 import snn_rl
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.policy import Policy
+from snn_rl.agents.qnetwork import mlp
+from snn_rl.conversion.convert import Calibration, NeuronOptions, convert
+from snn_rl.conversion.tracing import trace
 from snn_rl.core.network import Network
 from snn_rl.envs.observation import ObservationPipeline
 from snn_rl.errors import SnnRlError
+from snn_rl.exchange.golden import Trace, replay
 from snn_rl.exchange.nir_files import CLIP, DT, export_nir
+from snn_rl.exchange.norse_runtime import norse_step
+from snn_rl.exchange.one_frame import one_frame
 
 nir = runtime_or_skip("nir")
 
@@ -125,14 +132,13 @@ def test_pixels_count_as_the_environment_gives_them(tmp_path: Path) -> None:
 def test_leaks_without_a_time_constant_are_counted(tmp_path: Path) -> None:
     network = networks.mlp()
     leaks: Any = network.layers["lif1"]
-    leaks.leak.data[:3] = torch.tensor([0.0, 1.0, 1.0])
+    leaks.leak.data[:4] = torch.tensor([0.0, 1.0, 1.0, 0.5])
     remarks = export_nir(agent_of(network), tmp_path / "a.nir")
-    assert "reset by subtraction" in remarks[0] and remarks[1].startswith("3 leaks of exactly")
+    assert "reset by subtraction" in remarks[0] and remarks[1].startswith("2 leaks of exactly 1")
     graph = nir.read(tmp_path / "a.nir")
     node = graph.nodes["lif1"]
-    np.testing.assert_allclose(
-        1 - DT / node.tau_mem[:3].astype(np.float64), [CLIP, 1 - CLIP, 1 - CLIP], atol=1e-7
-    )
+    recomputed = 1 - DT / node.tau_mem[:4].astype(np.float64)
+    np.testing.assert_array_equal(recomputed, [0, 1 - CLIP, 1 - CLIP, 0.5])
     assert np.isfinite(node.r).all() and (node.tau_syn == DT).all()
     assert "subtraction" in str(graph.metadata["reset"])
     assert len(export_nir(agent_of(networks.cnn()), tmp_path / "b.nir")) == 1
@@ -163,6 +169,57 @@ def test_norse_acts_alike(name: str, tmp_path: Path) -> None:
     (verdict,) = done.verdicts
     assert "60 of 60 frames with the same action" in verdict or "exact: 60" in verdict
     assert [file.name for file in done.files] == ["a.nir", "a.trace.npz"]
+
+
+@torch.no_grad()
+def played(network: Network, frames: int) -> Trace:
+    """What torch makes of random frames and of several episodes."""
+    x, starts = networks.play(network, frames, 1, seed=3, resets=0.05)
+    starts[0] = True
+    state = network.initial_state(1)
+    begun = [t.numpy() for t in state]
+    q, state = network(x, state, starts, timesteps=1, carry_membrane=True)
+    names = one_frame(agent_of(network)).state_names
+    before, after = (
+        dict(zip(names, arrays, strict=True)) for arrays in (begun, [t.numpy() for t in state])
+    )
+    return Trace(x[:, 0].numpy(), starts[:, 0].numpy(), q[:, 0].numpy(), before, after)
+
+
+@pytest.mark.parametrize("make", [networks.mlp, networks.cnn])
+def test_norse_sees_stacked_frames(make: Any, tmp_path: Path) -> None:
+    runtime_or_skip("norse")
+    network = make(stack=3)
+    agent = agent_of(network)
+    export_nir(agent, tmp_path / "a.nir")
+    found = replay(played(network, 200), norse_step(tmp_path / "a.nir", one_frame(agent)))
+    assert found.same_actions >= 198 and found.state_error < 0.01, str(found)
+
+
+@torch.no_grad()
+def test_spikingjelly_acts_alike(tmp_path: Path) -> None:
+    """Where each layer has one threshold and leak, which is all that it reads."""
+    runtime_or_skip("spikingjelly")
+    from spikingjelly.activation_based import neuron, nir_exchange
+
+    ann = trace(seeded(lambda: mlp(4, [32, 16], 2), 0), (4,), pixels=False)
+    x = torch.randn(200, 1, 4, generator=torch.Generator().manual_seed(0))
+    options = NeuronOptions(leak_low=0.5, leak_high=0.5)
+    network = convert(ann, Calibration(x), timesteps=3, carry_membrane=True, options=options)
+    export_nir(agent_of(network.eval(), 3), tmp_path / "a.nir")
+    module = nir_exchange.import_from_nir(nir.read(tmp_path / "a.nir"), dt=DT)
+    for layer in module.modules():
+        if isinstance(layer, neuron.CUBALIFNode):
+            layer.v_reset = None  # its word for a reset by subtraction
+    state, found = None, []
+    for frame in x:
+        outputs = []
+        for _ in range(3):
+            y, state = module(frame, state)
+            outputs.append(y)
+        found.append(torch.stack(outputs).mean(0))
+    expected, _ = network(x, network.initial_state(1))
+    torch.testing.assert_close(torch.stack(found), expected, rtol=0, atol=1e-5)
 
 
 def test_the_command(call: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:

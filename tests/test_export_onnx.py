@@ -150,21 +150,20 @@ def test_a_trace_is_real_play_and_notices_another_agent(tmp_path: Path) -> None:
             "state.membrane_hidden2",
         }
     network = one_frame(agent)
-    assert replay(golden, torch_step(network), network).exact
+    assert replay(golden, torch_step(network)).exact
     other = one_frame(snn_rl.load_agent("zoo:PositionOnlyCartPole-v1/T3"))
-    found = replay(golden, torch_step(other), other)
+    found = replay(golden, torch_step(other))
     assert not found.exact and found.error > 0 and found.same_actions < 700
     assert str(found).startswith("approximate: ")
 
 
 def test_what_is_no_number_is_never_exact() -> None:
     agent = snn_rl.load_agent("zoo:CartPole-v1/T1")
-    network = one_frame(agent)
 
     def broken(frame: NDArray[Any], state: Any) -> Any:
         return np.full((1, 2), np.nan, np.float32), state
 
-    found = replay(record(agent, 3), broken, network)
+    found = replay(record(agent, 3), broken)
     assert found.error == float("inf") and not found.exact
 
 

@@ -104,6 +104,10 @@ def test_saved_weights_find_their_code(code: Any, tmp_path: Path) -> None:
     agent = from_weights("weights.pth", "theirs:QNetwork", "CartPole-v1")
     np.testing.assert_allclose(agent.q_values(seen()), values(module, seen()), atol=1e-6)
     assert agent.card["imported"]["file"] == "weights.pth"
+    agent.save("saved")  # CleanRL's sizes are NumPy's, which JSON does not know
+    np.testing.assert_array_equal(
+        snn_rl.load_agent("saved").q_values(seen()), agent.q_values(seen())
+    )
     assert str(tmp_path) not in sys.path
 
 

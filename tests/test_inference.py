@@ -6,6 +6,7 @@ import subprocess
 import sys
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snn_rl.agents.loading import find_agent, zoo
-from snn_rl.inference.positions import Window, position_table
+from snn_rl.inference.positions import Window, position_table, segment_table
 from snn_rl.inference.reader import read
 from snn_rl.runs import checkpoint
 
@@ -99,6 +100,23 @@ def test_scattering_spikes_by_the_table_is_the_convolution(
             length = table[j + 2]
             total[at : at + length] += rows[w : w + length]
     assert np.array_equal(total.reshape(*out, groups * row).transpose(2, 0, 1), expected)
+    if groups == 1:
+        assert np.array_equal(_gathered(window, weight, spikes), expected)
+
+
+def _gathered(window: Window, weight: Any, spikes: Any) -> Any:
+    """The same by segments: for each output position the rows of the spikes that it sees."""
+    out_channels, channels = weight.shape[:2]
+    rows = weight.transpose(2, 3, 1, 0).reshape(-1, out_channels)
+    lying = np.flatnonzero(spikes.transpose(1, 2, 0))
+    table = segment_table(window, channels, 7)
+    total = np.zeros((window.out[0] * window.out[1], out_channels), np.float32)
+    for o in range(len(total)):
+        first, last = table[2 * o : 2 * o + 2].astype(int) - 7
+        for begin, end, shift in table[first:last].reshape(-1, 3):
+            seen = lying[(lying // channels >= begin) & (lying // channels < end)]
+            total[o] += rows[(seen + shift.astype(int)) % 2**32].sum(0)
+    return total.reshape(*window.out, out_channels).transpose(2, 0, 1)
 
 
 def test_rows_that_lie_side_by_side_are_one_run() -> None:

@@ -248,6 +248,6 @@ def test_calls_default_to_what_conversion_and_card_said(tmp_path: Path) -> None:
     loaded, _ = load(tmp_path / "T3")
     assert (loaded.timesteps, loaded.carry_membrane) == (3, True)
     assert torch.equal(loaded(x, loaded.initial_state(5))[0], snn(x, snn.initial_state(5))[0])
-    stages = temporal_pruning(snn, [2, 1], lambda network, _: network, lambda *_: {})
+    stages = temporal_pruning(snn, [2, 1], lambda start: start.network, lambda *_: {})
     assert [stage.network.timesteps for stage in stages] == [2, 1]
     assert snn.timesteps == 3

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from snn_rl.conversion.convert import Calibration, NeuronOptions, convert
 from snn_rl.conversion.temporal_pruning import (
     VANISHING_RATE,
+    Start,
     even_split,
     rescale_leaks,
     schedule,
@@ -111,8 +112,9 @@ def accuracy(network: Network, timesteps: int) -> float:
     return float((y[0].argmax(1) == label).float().mean())
 
 
-def train(network: Network, timesteps: int) -> Network:
+def train(start: Start) -> Network:
     """Surrogate-gradient training in place."""
+    network, timesteps = start.network, start.timesteps
     x, label = task()
     optimiser = torch.optim.Adam(network.parameters(), lr=5e-3)
     for _ in range(30):
@@ -151,9 +153,10 @@ def test_pruning_trains_and_keeps_every_stage(rescale: bool) -> None:
     chance = accuracy(network, 5)
     trained: list[tuple[int, dict[str, Tensor]]] = []
 
-    def trainer(given: Network, timesteps: int) -> Network:
-        trained.append((timesteps, snapshot(given)))
-        return train(given, timesteps)
+    def trainer(begun: Start) -> Network:
+        trained.append((begun.timesteps, snapshot(begun.network)))
+        assert begun.spike_rates == rates(begun.network, begun.timesteps)
+        return train(begun)
 
     kept = []
     stages = []
@@ -178,7 +181,7 @@ def test_pruning_trains_and_keeps_every_stage(rescale: bool) -> None:
 def test_trainer_may_return_another_network() -> None:
     """What `train` returns is the stage: best of several, a copy, anything."""
     best = start(0.5)
-    stages = list(temporal_pruning(start(), [2, 1], lambda given, t: best, rates))
+    stages = list(temporal_pruning(start(), [2, 1], lambda _: best, rates))
     assert [stage.network is best for stage in stages] == [True, True]
 
 
@@ -197,7 +200,7 @@ def test_silent_layer_is_named(caplog: pytest.LogCaptureFixture) -> None:
     second = list(network.spiking)[1]
     network.spiking[second].threshold.data.fill_(1e6)
     with caplog.at_level(logging.WARNING):
-        next(iter(temporal_pruning(network, [2], lambda given, t: given, rates)))
+        next(iter(temporal_pruning(network, [2], lambda begun: begun.network, rates)))
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == 2 and all(f"layer {second} " in message for message in messages)
     assert "before training at T=2" in messages[0] and "after training at T=2" in messages[1]

@@ -23,9 +23,10 @@ from snn_rl.agents.evaluation import Evaluation
 from snn_rl.agents.loading import load_agent
 from snn_rl.agents.monitor import Progress
 from snn_rl.agents.results import unfinished
-from snn_rl.agents.run import Interrupted, Run
+from snn_rl.agents.run import Run
 from snn_rl.errors import CheckpointError, SnnRlError
 from snn_rl.runs import resume
+from snn_rl.runs.folder import Interrupted
 from snn_rl.runs.resume import RESUME, STATE, Saver, read_state, write_state
 from snn_rl.support.settings import merge
 

@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+import yaml
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from test_resume import CARTPOLE, SPIKING_REPLAY, StopAfter, config, train_in_pieces
 from torch import nn
@@ -18,8 +19,9 @@ from torch import nn
 from snn_rl import cli
 from snn_rl.agents.config import TrainConfig
 from snn_rl.agents.dqn.replay import SegmentReplay, Step
-from snn_rl.agents.run import Interrupted, Run
-from snn_rl.errors import CheckpointError
+from snn_rl.agents.run import Run
+from snn_rl.errors import CheckpointError, SnnRlError
+from snn_rl.runs.folder import CONFIG, Interrupted
 from snn_rl.runs.resume import REPLAY, RESUME, STATE, Saver, read_state
 from snn_rl.support.settings import merge
 
@@ -84,7 +86,12 @@ def test_a_damaged_replay_is_refused(run: Path, harm: str) -> None:
 
 def test_other_settings_are_refused_and_free_ones_taken(run: Path) -> None:
     changed = SETTINGS.model_copy(update={"seed": 5, "flicker": 0.5})
+    with pytest.raises(SnnRlError, match=r"holds a run with other settings \(seed, flicker\)"):
+        Run(changed, run, StopAfter()).train()
+    whole = (run / CONFIG).read_text()
+    (run / CONFIG).write_text(yaml.safe_dump(changed.model_dump()))  # as by an editor
     assert "(other flicker, seed): put them back" in refused(run, changed)
+    (run / CONFIG).write_text(whole)
     Run(SETTINGS.model_copy(update={"save_every": 60.0}), run, StopAfter()).train()
 
 

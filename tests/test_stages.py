@@ -13,6 +13,7 @@ from torch import nn
 
 import snn_rl
 from snn_rl.agents.config import TrainConfig
+from snn_rl.agents.dqn.plan import StagePlan
 from snn_rl.agents.dqn.stage import Result, StageTrainer
 from snn_rl.agents.dqn.validation import Task, Validator
 from snn_rl.agents.evaluation import evaluate
@@ -39,10 +40,8 @@ def train_ann(
     module = module or mlp(pipeline.frame_shape[0], [16], spec.num_actions)
     policy = Policy(trace(module, pipeline.frame_shape, pixels=False))
     task = Task(env_id, pipeline, spec.num_actions, config.seed)
-    trainer = StageTrainer(
-        "ann", policy, task, config.ann, config.validation, teacher, watcher, stage_seed=11
-    )
-    return trainer.run(), task
+    plan = StagePlan("ann", policy, task, config.ann, config.validation, 11, teacher)
+    return StageTrainer(plan, watcher).run(), task
 
 
 def test_the_network_kept_is_the_best_and_among_equals_the_last() -> None:

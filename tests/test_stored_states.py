@@ -16,10 +16,10 @@ from short_runs import Watcher, short
 from test_replay import ENVS, step
 
 from snn_rl.agents.config import LearnerConfig
+from snn_rl.agents.dqn.experience import Experience
 from snn_rl.agents.dqn.replay import Segment, SegmentReplay
 from snn_rl.agents.dqn.rollout import Exploration, Rollout
 from snn_rl.agents.dqn.spans import Spans, spans_of
-from snn_rl.agents.dqn.stage import StageTrainer
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.run import Run
 from snn_rl.core.network import State
@@ -120,15 +120,15 @@ def test_spiking_stages_learn_from_stored_states(
     tmp_path: Path, carry: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[Segment] = []
-    segments = StageTrainer._segments
+    segments = Experience.segments
 
-    def noted(self: StageTrainer) -> Any:
+    def noted(self: Experience) -> Any:
         for segment in segments(self):
-            if self.name == "T1":
+            if self.config.burn_in:
                 drawn.append(segment)
             yield segment
 
-    monkeypatch.setattr(StageTrainer, "_segments", noted)
+    monkeypatch.setattr(Experience, "segments", noted)
     replaying = {"replay": 256, "segment": 4, "burn_in": 2, "n_step": 2, "td": [1, 1], "batch": 8}
     spiking = replaying | {"distill": [0, 0], "steps": 512}
     Run(short(timesteps=1, carry_membrane=carry, spiking=spiking), tmp_path, Watcher()).train()

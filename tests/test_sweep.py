@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from sweeps import (
     SETTINGS,
     generation,
@@ -41,6 +40,7 @@ from snn_rl.runs.owner import own
 from snn_rl.support.settings import merge
 
 Call = Callable[..., tuple[int, str, str]]
+FEW: dict[str, Any] = {"ann": {"steps": 192, "learning_starts": 64}, "spiking": {"steps": 128}}
 
 
 class Scripted:
@@ -112,14 +112,9 @@ def test_the_sweep_itself_may_be_killed(tmp_path: Path) -> None:
     assert weights(run) == expected["seed0"]
 
 
-def test_ctrl_c_saves_all_and_a_failing_cell_does_not_end_the_others(tmp_path: Path) -> None:
+def test_ctrl_c_saves_all(tmp_path: Path) -> None:
     sweep = written(tmp_path, seeds=1, **{"spiking.steps": [10**7]})
-    # A teacher that is gone when the run begins.
-    broken = merge(SETTINGS, {"seed": 5, "teacher": str(tmp_path / "gone")})
-    (bad,) = make_sweep(tmp_path, broken, [5], {}, "test").cells
-    sweep = sweep.joined([bad])
-    sweep.write()
-    process = resuming(tmp_path, "--workers", "1", "--json")
+    process = resuming(tmp_path, "--workers", "1")
     run = sweep.path(sweep.cells[0])
     wait_until(lambda: (run / "ann").exists() and saved(run))
     process.send_signal(signal.SIGINT)
@@ -130,18 +125,19 @@ def test_ctrl_c_saves_all_and_a_failing_cell_does_not_end_the_others(tmp_path: P
     with own(run):  # nobody works in it any more
         pass
 
-    settings = yaml.safe_load((run / "config.yaml").read_text())
-    settings["spiking"]["steps"] = 2048
-    document = json.loads((tmp_path / MANIFEST).read_text())
-    document["cells"][0]["settings"] = settings
-    (tmp_path / MANIFEST).write_text(json.dumps(document))
-    (run / "config.yaml").write_text(yaml.safe_dump(settings))
+
+def test_a_failing_cell_is_named_and_does_not_end_the_others(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path, merge(SETTINGS, FEW), [0], {}, "test")
+    # A teacher that is gone when the run begins.
+    broken = merge(SETTINGS, {"seed": 5, "teacher": str(tmp_path / "gone")})
+    (bad,) = make_sweep(tmp_path, broken, [5], {}, "test").cells
+    sweep.joined([bad]).write()
     process = resuming(tmp_path, "--workers", "2", "--json")
     out, err = process.communicate(timeout=200)
     assert process.returncode == 1, err
     assert "failed: seed5: " in err and "gone" in err and "Traceback" not in err
     told = json.loads(out)
-    assert list(told["runs"]) == [sweep.cells[0].name] and list(told["failed"]) == ["seed5"]
+    assert list(told["runs"]) == ["seed0"] and list(told["failed"]) == ["seed5"]
 
 
 def test_one_sweep_has_one_process(tmp_path: Path) -> None:
@@ -292,12 +288,17 @@ def test_no_cell_lies_outside_the_sweep(tmp_path: Path) -> None:
         read_sweep(tmp_path)
 
 
-def test_from_python(tmp_path: Path) -> None:
-    few: dict[str, Any] = {"ann": {"steps": 192, "learning_starts": 64}, "spiking": {"steps": 128}}
-    found = snn_rl.sweep(merge(SETTINGS, few), seeds=[3], out=tmp_path / "sweep", workers=1)
+def test_from_python(call: Call, tmp_path: Path) -> None:
+    found = snn_rl.sweep(merge(SETTINGS, FEW), seeds=[3], out=tmp_path / "sweep", workers=1)
     assert found.runs == {"seed3": tmp_path / "sweep" / "seed3"} and not found.failed
     assert snn_rl.load_agent(found.runs["seed3"] / "T1").timesteps == 1
     assert snn_rl.sweep(out=tmp_path / "sweep", resume=True).runs == found.runs
+    status, out, _ = call("evaluate", "--agent", "sweep", "--trials", "2", "--json")
+    rows = json.loads(out)
+    assert status == 0 and [row["stage"] for row in rows] == ["ann", "T1"]
+    assert json.loads((tmp_path / "sweep" / "seed3" / "evaluation.json").read_text()) == rows
+    status, out, _ = call("report", "sweep")
+    assert status == 0 and "| T1 | 1 | " in Path(out.strip()).read_text()
     with pytest.raises(SnnRlError, match="give out= alone"):
         snn_rl.sweep("CartPole-v1", out=tmp_path / "sweep", resume=True)
     with pytest.raises(SnnRlError, match="0 workers"):

@@ -23,12 +23,13 @@ from snn_rl.agents.config import make_config
 from snn_rl.agents.evaluation import evaluate_agent
 from snn_rl.agents.loading import load_agent
 from snn_rl.agents.results import stages
-from snn_rl.agents.run import Interrupted, Run
+from snn_rl.agents.run import Run
 from snn_rl.agents.seeds import validation_seeds
 from snn_rl.core.network import Network
 from snn_rl.envs import check_spaces
 from snn_rl.envs.observation import pipeline_for
 from snn_rl.errors import ConversionError, SnnRlError
+from snn_rl.runs.folder import Interrupted
 from snn_rl.support.settings import read_yaml
 
 OWNED = ("owner.json", "owner.lock")

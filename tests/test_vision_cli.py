@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,12 +12,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from test_vision_data import binary_cifar10, tree
 
 from snn_rl import cli
-from snn_rl.runs.checkpoint import load
+from snn_rl.conversion.convert import Calibration, convert
+from snn_rl.conversion.tracing import trace
+from snn_rl.runs.checkpoint import load, save
 from snn_rl.runs.resume import RESUME, STATE
 from snn_rl.support.settings import shipped, validate
+from snn_rl.vision import shipped as shipped_files
+from snn_rl.vision import tables
 from snn_rl.vision.classifier import load_classifier
 from snn_rl.vision.config import VisionConfig
 from snn_rl.vision.experiments import (
@@ -25,6 +31,8 @@ from snn_rl.vision.experiments import (
     presets,
     settings_of_run,
 )
+from snn_rl.vision.models import build_model
+from snn_rl.vision.scoring import save_evaluation
 
 COMMAND = [sys.executable, "-m", "snn_rl", "vision"]
 SMALL = [
@@ -86,9 +94,56 @@ def test_train_evaluate_energy_report(call: Call, cifar: Path, tmp_path: Path) -
     code, out, _ = call("report")
     text = (run / "report.md").read_text()
     assert code == 0
+    shown = run.relative_to(tmp_path).as_posix()
+    assert f"snn-rl vision evaluate {shown}\nsnn-rl vision report {shown}\n" in text
     for figure in ("accuracy", "spike_rates", "energy", "learning"):
         assert f"(figures/{figure}.png)" in text
         assert (run / "figures" / f"{figure}.png").stat().st_size > 5000
+
+
+def shipped_classifier(root: Path) -> None:
+    """An untrained T1 as the package ships its classifiers."""
+    ann = trace(build_model("small", (3, 32, 32), 10).eval(), (3, 32, 32), pixels=True)
+    images = torch.randint(0, 256, (1, 8, 3, 32, 32), dtype=torch.uint8)
+    card = {
+        "task": "classification",
+        "stage": "T1",
+        "model": "small",
+        "dataset": {"name": "cifar10", "classes": list("abcdefghij")},
+        "preprocessing": {"image": [3, 32, 32]},
+    }
+    save(root / "cifar10-small" / "T1", convert(ann, Calibration(images), timesteps=1), 1, card)
+
+
+def test_shipped_classifiers_are_listed_loaded_and_evaluated(
+    call: Call, cifar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (shipped_files, tables):
+        monkeypatch.setattr(module, "zoo_folder", lambda: tmp_path / "zoo")
+    code, _, err = call("zoo")
+    assert (code, "ships no classifiers" in err) == (2, True)
+    shipped_classifier(tmp_path / "zoo")
+    name = "zoo:cifar10-small/T1"
+    chosen = ("--classifier", name, "--data", str(cifar))
+    code, out, err = call("evaluate", *chosen, "--json")
+    (row,) = json.loads(out)
+    assert (row["stage"], row["images"]) == ("T1", 4), err
+    save_evaluation(tmp_path / "zoo" / "cifar10-small", [row])
+    (known,) = json.loads(call("zoo", "--json")[1])
+    assert known["classifier"] == name
+    assert [known[key] for key in ("accuracy", "spike_rate", "alpha")] == [
+        row[key] for key in ("accuracy", "spike_rate", "alpha")
+    ]
+    assert name in call("zoo")[1]
+    images = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
+    assert set(load_classifier(name).predict(images)) <= set("abcdefghij")
+    for arguments, message in (
+        (("--classifier", "zoo:cifar10-small/T9"), f"it holds {name.removeprefix('zoo:')}"),
+        (("--classifier", "nowhere"), "no classifier at nowhere"),
+        (("run", "--classifier", name), "not both"),
+    ):
+        code, out, err = call("evaluate", *arguments)
+        assert (code, out, message in err) == (2, "", True), err
 
 
 def test_mistakes_are_one_sentence_and_leave_nothing(call: Call, tmp_path: Path) -> None:
@@ -96,7 +151,8 @@ def test_mistakes_are_one_sentence_and_leave_nothing(call: Call, tmp_path: Path)
         (["train", "--data", "nowhere"], "nowhere holds no CIFAR-10"),
         (["train", "--model", "vgg19"], "model"),
         (["train", "--set", "ann.epoch=3"], "did you mean 'epochs'"),
-        (["train", "--resume"], "--resume needs --run-dir"),
+        (["train", "--resume"], "there is no run to resume below runs/vision/"),
+        (["train", "--resume", "--seed", "1"], "--resume takes no options but --run-dir"),
         (["evaluate"], "there is no run yet"),
         (["evaluate", "nowhere"], "holds no finished stage"),
         (["report", "nowhere"], "holds no run"),
@@ -110,7 +166,8 @@ def test_mistakes_are_one_sentence_and_leave_nothing(call: Call, tmp_path: Path)
 
 
 def test_ctrl_c_saves_and_resume_goes_on(call: Call, cifar: Path, tmp_path: Path) -> None:
-    endless = ["train", "--data", str(cifar), *SMALL, "--set", "ann.epochs=100000"]
+    """The same messages, folders and refusals as agents have."""
+    endless = ["train", "--data", str(cifar), *SMALL, "--set", "ann.epochs=2000"]
     command = [*COMMAND, *endless, "--run-dir", "run"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 100
@@ -119,19 +176,55 @@ def test_ctrl_c_saves_and_resume_goes_on(call: Call, cifar: Path, tmp_path: Path
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert "--run-dir run --resume goes on from there" in err
-    assert (tmp_path / "run" / RESUME / STATE).is_file()
-    assert not (tmp_path / "run" / "ann").exists()
-    code, _, err = call("train", "--run-dir", "run", "--resume", "--set", "ann.epochs=1")
+    assert err.splitlines()[-2:] == [
+        "stopped in stage ann; what was reached is saved in run",
+        "go on with: snn-rl vision train --resume --run-dir run",
+    ]
+    run = tmp_path / "run"
+    assert (run / RESUME / STATE).is_file()
+    assert not (run / "ann").exists()
+    assert load_classifier(run / "interrupted" / "ann").stage == "ann"
+    code, _, err = call("train", "--data", str(cifar), *SMALL, "--run-dir", "run")
+    assert (code, "already holds a run" in err) == (2, True)
+    settings = (run / "config.yaml").read_text().replace("epochs: 2000", "epochs: 1")
+    (run / "config.yaml").write_text(settings)  # so that it ends
+    (tmp_path / "runs" / "vision" / "small").mkdir(parents=True)
+    run.rename(newest := tmp_path / "runs" / "vision" / "small" / "run")
+    code, _, err = call("train", "--resume")
     assert code == 0, err
-    assert (tmp_path / "run" / "T1" / "agent.json").is_file()
+    classifier = load_classifier(newest / "T1")
+    assert classifier.card["provenance"]["command"] == shlex.join(["snn-rl", "vision", *endless])
+    assert not (newest / RESUME).exists()
+    assert not (newest / "interrupted").exists()
+    code, _, err = call("train", "--resume")
+    assert (code, err) == (
+        2,
+        "error: runs/vision/small/run is finished: there is nothing to resume\n",
+    )
+
+
+def test_damaged_records_are_told(call: Call, cifar: Path) -> None:
+    code, _, err = call("train", "--data", str(cifar), *SMALL, "--until", "2", "--run-dir", "run")
+    assert code == 0, err
+    assert call("evaluate", "run")[0] == 0
+    metrics, scores = Path("run/metrics.jsonl"), Path("run/evaluation.json")
+    lines = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text("".join(lines) + lines[-1][:20])  # cut off by a crash
+    assert call("report", "run")[0] == 0
+    metrics.write_text('{"stage": "ann"}\n' + "".join(lines))
+    code, _, err = call("report", "run")
+    assert (code, "metrics.jsonl is damaged in line 1" in err) == (2, True)
+    metrics.write_text("".join(lines))
+    scores.write_text(scores.read_text().replace('"accuracy"', '"accurate"'))
+    code, _, err = call("report", "run")
+    assert (code, "run `snn-rl vision evaluate run` again" in err) == (2, True)
 
 
 def test_two_processes_share_the_batches(call: Call, cifar: Path, tmp_path: Path) -> None:
     """DistributedDataParallel over gloo: one run folder, the same updates as one process."""
     options = ["train", "--data", str(cifar), *SMALL, "--set", "augment={crop: 0, flip: none}"]
     options += ["--set", "batch_norm=false", "--set", "ann.epochs=2", "--device", "cpu"]
-    options += ["--until", "2"]
+    options += ["--until", "2", "--set", "precision=float32"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     both = [*torchrun, "--nproc-per-node", "2", "-m", "snn_rl", "vision", *options]
     done = subprocess.run(

@@ -16,9 +16,11 @@ from snn_rl.conversion.tracing import trace
 from snn_rl.conversion.weight_pruning import apply_masks, density, magnitude_masks
 from snn_rl.core.network import Network
 from snn_rl.errors import CheckpointError, ConfigError
+from snn_rl.runs.folder import Interrupted
 from snn_rl.runs.resume import RESUME, STATE
 from snn_rl.support.settings import validate
 from snn_rl.vision.averaging import WeightAverage
+from snn_rl.vision.batches import derived_seed
 from snn_rl.vision.classifier import load_classifier
 from snn_rl.vision.config import StageConfig, VisionConfig
 from snn_rl.vision.data import Arrays, Data
@@ -28,8 +30,7 @@ from snn_rl.vision.models import build_model
 from snn_rl.vision.monitor import Progress
 from snn_rl.vision.muon import Muon, orthogonalised
 from snn_rl.vision.process import Process
-from snn_rl.vision.run import Interrupted, Run
-from snn_rl.vision.training import derived_seed
+from snn_rl.vision.run import Run
 
 SHAPE = (3, 16, 16)
 QUICK: dict[str, Any] = {
@@ -249,6 +250,9 @@ def test_only_weights_decay() -> None:
     groups = make_optimizer(small(), StageConfig(weight_decay=0.1)).param_groups
     decay = {p.dim() > 1: group["weight_decay"] for group in groups for p in group["params"]}
     assert decay == {True: 0.1, False: 0.0}
+    config = validate(VisionConfig, QUICK | {"ann": {"weight_decay": 0.1}}, "test")
+    assert config.ann.weight_decay == 0.1
+    assert config.spiking.weight_decay == config.prune.weight_decay == 0  # not taken over
 
 
 def test_rates_differ_by_kind_of_parameter() -> None:

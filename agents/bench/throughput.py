@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,12 @@ import torch
 
 from snn_rl.agents.bench.interleaved import Contender, Pacer, Record, take_turns
 from snn_rl.agents.config import LearnerConfig, TrainConfig, teacher_stack
+from snn_rl.agents.dqn.plan import StagePlan
 from snn_rl.agents.dqn.stage import StageTrainer
 from snn_rl.agents.evaluation import Evaluation
 from snn_rl.agents.monitor import Progress
 from snn_rl.agents.policy import Policy
-from snn_rl.agents.run import Run
+from snn_rl.agents.setup import Setup
 from snn_rl.agents.sources import choose_device
 from snn_rl.envs.games import atari_game
 from snn_rl.errors import SnnRlError
@@ -112,25 +112,23 @@ def train_ann(config: TrainConfig, stack: int, double: bool, pacer: Pacer) -> No
     """The ANN that Q-learns; without `double` from the targets that the rival's DQN has."""
     keep_freed_memory()
     learner = q_learning(config).model_copy(update={"double": double})
-    run = Run(config, Path(), _Paced(pacer))
-    _train(run, "ann", run.build_ann(run.pipeline.frame_shape, stack), None, learner, pacer)
+    setup = Setup(config)
+    _train(setup, "ann", setup.build_ann(stack), None, learner, pacer)
 
 
 def train_spiking(config: TrainConfig, timesteps: int, pacer: Pacer) -> None:
     """A spiking stage; an untrained ANN labels its frames."""
     keep_freed_memory()
-    config = config.model_copy(update={"timesteps": timesteps})
-    run = Run(config, Path(), _Paced(pacer))
-    shape, stack = run.pipeline.frame_shape, teacher_stack(config.teacher) or config.stack
-    teacher = run.build_ann(shape, stack)
-    network = run.convert_ann(run.build_ann(shape, config.stack), teacher)
+    setup = Setup(config.model_copy(update={"timesteps": timesteps}))
+    teacher = setup.build_ann(teacher_stack(config.teacher) or config.stack)
+    network = setup.convert(setup.build_ann(config.stack), teacher)
     policy = Policy(network, timesteps, config.carry_membrane)
     learner = config.spiking.model_copy(update={"steps": ENDLESS, "learning_starts": 0})
-    _train(run, f"T{timesteps}", policy, teacher, learner, pacer)
+    _train(setup, f"T{timesteps}", policy, teacher, learner, pacer)
 
 
 def _train(
-    run: Run,
+    setup: Setup,
     name: str,
     policy: Policy,
     teacher: Policy | None,
@@ -138,19 +136,13 @@ def _train(
     pacer: Pacer,
 ) -> None:
     """A stage's own training loop, without validations and saves, as `snn-rl train` runs it."""
-    torch.set_num_threads(run.config.threads)
-    validation = run.config.validation.model_copy(update={"every": ENDLESS})
-    trainer = StageTrainer(
-        name,
-        policy,
-        run.task,
-        learner,
-        validation,
-        teacher,
-        run.monitor,
-        stage_seed=run.config.seed,
-    )
-    pacer.bytes_per_transition = _bytes(trainer.replay, trainer.replay.start.size)
+    config = setup.config
+    torch.set_num_threads(config.threads)
+    validation = config.validation.model_copy(update={"every": ENDLESS})
+    plan = StagePlan(name, policy, setup.task, learner, validation, config.seed, teacher)
+    trainer = StageTrainer(plan, _Paced(pacer))
+    replay = trainer.experience.replay
+    pacer.bytes_per_transition = _bytes(replay, replay.start.size)
     pacer.time(trainer.learner, "learn")
     trainer.run()
 

@@ -147,9 +147,9 @@ class SegmentReplay:
         """Rows that segments are drawn from."""
         return min(self.written, self.rows)
 
-    def keeps(self, written: int, ahead: int) -> bool:
-        """Whether all that could be drawn at `written` outlives the next `ahead` steps."""
-        return self.written + ahead - self.ring <= max(0, written - self.rows)
+    def keeps(self, written: int, steps: int) -> bool:
+        """Whether all that could be drawn at `written` outlives the next `steps` steps."""
+        return self.written + steps - self.ring <= max(0, written - self.rows)
 
     def flush(self) -> None:
         """Have the files' contents written to the disk itself."""

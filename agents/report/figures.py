@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from snn_rl.agents.report.records import Point, StageScore
 from snn_rl.conversion.temporal_pruning import VANISHING_RATE
-from snn_rl.support.plotting import BLUE, DPI, MUTED, PALE, RED, canvas, tidy
+from snn_rl.support.plotting import BLUE, DPI, MUTED, PALE, RED, new_figure, tidy
 
 INK, PALE_GREY = "#222222", "#dcdcdc"
 TEXT, SMALL = 11, 9.5
@@ -21,7 +21,7 @@ _LEADER = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.8, "shrinkA": 0, "s
 
 def draw_rewards(scores: Sequence[StageScore]) -> Figure:
     """Mean reward per stage as bars with their standard deviation, every trial as a dot."""
-    figure, axes = canvas(max(5.0, 1.7 + 1.15 * len(scores)), 4.4)
+    figure, axes = new_figure(max(5.0, 1.7 + 1.15 * len(scores)), 4.4)
     rng = np.random.default_rng(0)
     for x, score in enumerate(scores):
         colour = PALE if score.spike_rates else PALE_GREY
@@ -62,7 +62,7 @@ def draw_spike_rates(scores: Sequence[StageScore]) -> Figure:
     layers = list(dict.fromkeys(layer for score in scores for layer in score.spike_rates))
     legend_width = 1.9 if len(layers) <= 16 else 3.4
     width = max(4.0, 1.2 + len(scores) * max(0.8, 0.24 * len(layers)))
-    figure, axes = canvas(min(width, 13.0) + legend_width, 4.0)
+    figure, axes = new_figure(min(width, 13.0) + legend_width, 4.0)
     colours = colormaps["cividis"](np.linspace(0.08, 0.92, max(len(layers), 2)))
     bar = min(0.8 / len(layers), 0.35)
     for index, layer in enumerate(layers):
@@ -109,7 +109,7 @@ def draw_learning(points: Sequence[Point]) -> Figure:
     _curves(lower, points, lambda point: point.seconds / unit)
     upper.set_xlabel("environment steps, all stages one after the other", fontsize=TEXT)
     lower.set_xlabel(f"wall-clock time of training ({name})", fontsize=TEXT)
-    upper.xaxis.set_major_formatter(FuncFormatter(_thousands))
+    upper.xaxis.set_major_formatter(FuncFormatter(thousands))
     handles, labels = upper.get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="outside upper right", ncols=2, frameon=False, fontsize=SMALL
@@ -214,7 +214,8 @@ def _columns(pairs: Sequence[tuple[float, float]]) -> tuple[list[float], list[fl
     return [x for x, _ in pairs], [y for _, y in pairs]
 
 
-def _thousands(value: float, _: int) -> str:
+def thousands(value: float, _: int) -> str:
+    """A number of steps on an axis."""
     if value >= 1e6:
         return f"{value / 1e6:g} M"
     return f"{value / 1e3:g} k" if value >= 1e3 else f"{value:g}"

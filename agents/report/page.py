@@ -18,8 +18,9 @@ from snn_rl.agents.report.figures import (
     format_reward,
     stage_label,
 )
-from snn_rl.agents.report.records import EVALUATION, RunRecord, StageScore, read_run
+from snn_rl.agents.report.records import RunRecord, StageScore, read_run
 from snn_rl.runs.checkpoint import write_text
+from snn_rl.runs.folder import EVALUATION, shown
 from snn_rl.runs.monitor import METRICS
 from snn_rl.support.markdown import code, escape, fenced, table
 from snn_rl.support.plotting import save_figure
@@ -77,7 +78,7 @@ def write_report(run_dir: Path) -> Path:
         SnnRlError: the folder is no run or one of its files is damaged; nothing is written.
     """
     run = read_run(run_dir)
-    name = _shown(run_dir)
+    name = shown(run_dir)
     (run_dir / FIGURES).mkdir(exist_ok=True)
     sections = [
         _introduction(run),
@@ -260,13 +261,6 @@ def _missing(file: str, what: str, command: str) -> str:
 
 def _evaluate(name: str) -> str:
     return f"snn-rl evaluate --agent {shlex.quote(name)} --trials 20"
-
-
-def _shown(run_dir: Path) -> str:
-    """The run's folder as commands name it: relative where it lies below the working folder."""
-    folder = run_dir.resolve()
-    inside = folder.is_relative_to(Path.cwd())
-    return folder.relative_to(Path.cwd()).as_posix() if inside else folder.name
 
 
 def _mapping(data: dict[str, Any], key: str) -> dict[str, Any]:

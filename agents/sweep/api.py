@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from snn_rl.agents.config import with_preset
-from snn_rl.agents.run import Interrupted
 from snn_rl.agents.sweep.local import LocalWorkers
 from snn_rl.agents.sweep.manifest import (
     Cell,
@@ -26,8 +25,9 @@ from snn_rl.agents.sweep.ray_cluster import RayWorkers
 from snn_rl.agents.sweep.scheduler import Course, run_cells
 from snn_rl.envs import split_id
 from snn_rl.errors import SnnRlError
+from snn_rl.runs.folder import Interrupted
 from snn_rl.runs.monitor import StopFlag
-from snn_rl.runs.owner import make_folder, own
+from snn_rl.runs.owner import make_folder, own, remove_if_empty
 
 Show = Callable[[Course], None]
 
@@ -108,11 +108,11 @@ def new_sweep(
     out: str | Path | None,
     command: str,
 ) -> Sweep:
-    """A fresh sweep, its manifest and its runs' configurations written.
+    """A fresh sweep, which `run_sweep` writes before it begins.
 
     Raises:
         SnnRlError: bad settings, or the folder holds a sweep already.
-        OSError: it cannot be written.
+        OSError: its folder cannot be made.
     """
     if "env" not in settings:
         raise SnnRlError("no environment is named: set env (--env), e.g. CartPole-v1")
@@ -122,7 +122,6 @@ def new_sweep(
         work = replace(work, folder=folder.absolute())
     elif is_sweep(work.folder) or any(work.folder.glob("config.yaml")):
         raise SnnRlError(f"{out} already holds a sweep or a run: choose another --out, or --resume")
-    work.write()
     return work
 
 
@@ -146,7 +145,7 @@ def run_sweep(
     only: Sequence[Cell] | None = None,
     imports: Sequence[str] = (),
 ) -> SweepResult:
-    """Train the cells of a written sweep that are not finished yet.
+    """Write the sweep and train its cells that are not finished yet.
 
     Args:
         show: is called with the cells' states again and again.
@@ -160,16 +159,28 @@ def run_sweep(
     began = time.monotonic()
     with (
         StopFlag().on_signals() as stop,
-        own(sweep.folder),
+        _made(sweep.folder),
         _workers(sweep, workers, ray, imports) as crew,
+        own(sweep.folder),
     ):
-        sweep.write()  # configurations that a kill of its first start left out
+        sweep.write()
         course = run_cells(sweep, crew, lambda: stop.raised, show, only)
     if stop.raised and (course.named("stopped") or course.named("waiting")):
         raise Interrupted(", ".join(course.named("stopped")) or "none")
     runs = {name: sweep.folder / name for name in course.named("done")}
     seconds = time.monotonic() - began
     return SweepResult(sweep.folder, runs, course.reasons, course.restarts, seconds)
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """The folder, of which nothing is left if the sweep is refused before it is written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        remove_if_empty(folder)
+        raise
 
 
 def _workers(

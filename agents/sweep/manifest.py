@@ -19,9 +19,9 @@ import yaml
 
 import snn_rl
 from snn_rl.agents.config import TrainConfig, make_config
-from snn_rl.agents.run import CONFIG, HEADER
 from snn_rl.errors import ConfigError, SnnRlError
 from snn_rl.runs.checkpoint import CARD, write_text
+from snn_rl.runs.folder import CONFIG, HEADER
 from snn_rl.support.settings import merge, parse_value
 
 MANIFEST = "sweep.json"

@@ -17,10 +17,9 @@ from typing import Any
 
 import snn_rl
 from snn_rl.agents.config import make_config
-from snn_rl.agents.run import CONFIG
-from snn_rl.agents.sweep.manifest import MANIFEST
 from snn_rl.agents.sweep.scheduler import Ending
 from snn_rl.errors import SnnRlError
+from snn_rl.runs.folder import CONFIG
 from snn_rl.support.settings import read_yaml
 
 STOP = "stop"
@@ -53,16 +52,15 @@ class RayWorkers:
         except BaseException:
             self.ray.shutdown()
             raise
-        (self.folder / STOP).unlink(missing_ok=True)
 
     def __enter__(self) -> RayWorkers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
         if self.tasks:
+            self.stop()
             self.ray.wait(list(self.tasks), num_returns=len(self.tasks))
-        (self.folder / STOP).unlink(missing_ok=True)
+            (self.folder / STOP).unlink(missing_ok=True)
         self.ray.shutdown()
 
     def free(self) -> bool:
@@ -71,6 +69,7 @@ class RayWorkers:
 
     def start(self, folder: Path) -> None:
         """Hand the cluster a task that trains the run in `folder`."""
+        (self.folder / STOP).unlink(missing_ok=True)  # of a sweep that was killed while stopping
         config = make_config(read_yaml(folder / CONFIG), str(folder / CONFIG))
         needs = {"num_cpus": config.threads, "num_gpus": int(config.device == "cuda")}
         # The scheduler starts it again, so that both kinds of workers are treated alike.
@@ -109,8 +108,7 @@ class RayWorkers:
             if node["Alive"] and node["Resources"].get("CPU"):
                 there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
                 probe = self.ray.remote(num_cpus=0, scheduling_strategy=there)(_probe())
-                manifest = str(self.folder / MANIFEST)
-                asked[node["NodeManagerAddress"]] = probe.remote(manifest)
+                asked[node["NodeManagerAddress"]] = probe.remote(str(self.folder))
         if not asked:
             raise SnnRlError("the Ray cluster has no node with a processor: add one by ray start")
         for name, answer in asked.items():
@@ -160,14 +158,14 @@ def _first_line(error: BaseException) -> str:
 
 
 def _probe() -> Any:
-    def probe(manifest: str) -> tuple[str, bool]:
+    def probe(folder: str) -> tuple[str, bool]:
         import os
 
         try:
             import snn_rl
         except ImportError:
             return "", False
-        return snn_rl.__version__, os.path.exists(manifest)
+        return snn_rl.__version__, os.path.isdir(folder)
 
     return probe
 
@@ -179,9 +177,9 @@ def _task() -> Any:
 
         try:
             import snn_rl
-            from snn_rl.agents.run import Interrupted
             from snn_rl.agents.sweep.manifest import MANIFEST
             from snn_rl.agents.sweep.worker import train_cell
+            from snn_rl.runs.folder import Interrupted
         except ImportError:
             return "failed", f"the node {platform.node()} lacks snn-rl: install snn-rl[ray] there"
         if snn_rl.__version__ != release:

@@ -19,9 +19,10 @@ from snn_rl.agents.agent import Agent
 from snn_rl.agents.evaluation import Evaluation
 from snn_rl.agents.monitor import Monitor, Progress, file_monitor
 from snn_rl.agents.results import is_finished, unfinished
-from snn_rl.agents.run import Interrupted, Run
+from snn_rl.agents.run import Run
 from snn_rl.envs import import_environments
 from snn_rl.errors import SnnRlError
+from snn_rl.runs.folder import Interrupted
 from snn_rl.runs.monitor import MonitorGroup, StopFlag
 from snn_rl.runs.owner import InUse
 from snn_rl.support.allocator import keep_freed_memory

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -34,7 +35,10 @@ Flicker = Annotated[float, typer.Option(min=0.0, max=1.0, help="Probability of a
 
 
 def evaluate(
-    agent: AgentOption = None,
+    agent: Annotated[
+        str | None,
+        typer.Option(help="Agent, run or sweep folder, zoo:ENV/STAGE or zoo:ENV [newest run]."),
+    ] = None,
     trials: Annotated[
         str, typer.Option(help="Full games per stage; all: one from each start of Pong.")
     ] = "20",
@@ -60,7 +64,6 @@ def evaluate(
     """Play full greedy games on seeds that training never saw; every stage of a run."""
     from snn_rl.agents.evaluation import Conditions, evaluate_agent
     from snn_rl.agents.results import record_scores, save_evaluation
-    from snn_rl.support.console import evaluation_table
 
     plain = timesteps is None and not no_carry and (flicker, sticky, seed) == (0, None, 0)
     plain = plain and maxpool is None and max_frames is None
@@ -70,24 +73,26 @@ def evaluate(
     if games == "all" and seed:
         raise SnnRlError("--trials all plays every start there is: leave out --seed")
     import_typed(import_)
-    run, agents = _find(agent, engine)
     rows = []
-    for name, loaded in agents.items():
-        loaded = _as_asked(loaded, timesteps, no_carry)
-        say(f"evaluating {name} (engine: {loaded.engine}) ...")
-        world = Conditions(flicker, sticky, loaded.maxpool if maxpool is None else maxpool)
-        row = evaluate_agent(
-            loaded, name, trials=games, seed=seed, conditions=world, max_frames=max_frames
-        )
-        rows.append(row)
-    if run is not None and plain:
-        save_evaluation(run, rows)
+    for run, agents in _find_all(agent, engine):
+        of_run = []
+        for name, loaded in agents.items():
+            loaded = _as_asked(loaded, timesteps, no_carry)
+            say(f"evaluating {name} (engine: {loaded.engine}) ...")
+            world = Conditions(flicker, sticky, loaded.maxpool if maxpool is None else maxpool)
+            row = evaluate_agent(
+                loaded, name, trials=games, seed=seed, conditions=world, max_frames=max_frames
+            )
+            of_run.append(row)
+        if run is not None and plain:
+            save_evaluation(run, of_run)
+        rows += of_run
     if record:
         record_scores(rows)
     if as_json:
         show_json(rows)
     else:
-        show(evaluation_table(rows))
+        _show_scores(agent, rows)
 
 
 def play(
@@ -143,16 +148,19 @@ def play(
 
 
 def report(
-    run: Annotated[Path | None, typer.Argument(help="Run folder [newest run].")] = None,
+    run: Annotated[Path | None, typer.Argument(help="Run or sweep folder [newest run].")] = None,
 ) -> None:
-    """Write report.md with the table and the figures of a run."""
+    """Write report.md with the table and the figures of a run or of a sweep."""
     from snn_rl.agents.report.page import write_report
+    from snn_rl.agents.report.sweep import write_sweep_report
     from snn_rl.agents.results import newest_run
+    from snn_rl.agents.sweep.manifest import is_sweep
 
-    folder = run or newest_run(Path("runs"))
+    folder = run or newest_run()
     if folder is None:
         raise SnnRlError("there is no run yet: start one with snn-rl train --env CartPole-v1")
-    sys.stdout.write(f"{write_report(folder)}\n")
+    write = write_sweep_report if is_sweep(folder) else write_report
+    sys.stdout.write(f"{write(folder)}\n")
 
 
 def zoo() -> None:
@@ -193,6 +201,37 @@ def _games(text: str) -> int | Literal["all"]:
     return int(text)
 
 
+def _find_all(source: str | None, engine: str) -> Iterator[tuple[Path | None, dict[str, Agent]]]:
+    """As `_find`; of a sweep all finished runs, one after the other."""
+    from snn_rl.agents.sweep.manifest import is_sweep, read_sweep
+
+    if source is None or not is_sweep(Path(source)):
+        yield _find(source, engine)
+        return
+    sweep = read_sweep(Path(source))
+    finished = [cell for cell in sweep.cells if sweep.finished(cell)]
+    if not finished:
+        raise SnnRlError(f"{source} holds no finished run yet: snn-rl sweep --resume goes on")
+    if left_out := len(sweep.cells) - len(finished):
+        say(f"{left_out} of {len(sweep.cells)} runs are not finished and left out")
+    for cell in finished:
+        yield _find(str(sweep.path(cell)), engine)
+
+
+def _show_scores(source: str | None, rows: list[dict[str, Any]]) -> None:
+    """A table of the stages; of a sweep, what its runs say together."""
+    from snn_rl.agents.report.sweep import grouped, summary
+    from snn_rl.agents.sweep.manifest import is_sweep, read_sweep
+    from snn_rl.support.console import evaluation_table, text_table
+
+    if source is None or not is_sweep(Path(source)):
+        show(evaluation_table(rows))
+        return
+    sweep = read_sweep(Path(source))
+    title = f"{sweep.env}, {rows[0]['trials']} trials a run; 95 % bootstrap intervals over runs"
+    show(text_table([summary(group) for group in grouped(sweep, rows)], title))
+
+
 def _find(source: str | None, engine: str = "auto") -> tuple[Path | None, dict[str, Agent]]:
     """Run folder (if it is one) and agents by name; without a source the newest run, or the zoo."""
     from snn_rl.agents.loading import checked, load_agent
@@ -200,7 +239,7 @@ def _find(source: str | None, engine: str = "auto") -> tuple[Path | None, dict[s
 
     wanted = checked(engine)
     if source is None:
-        run = newest_run(Path("runs"))
+        run = newest_run()
         source = str(run) if run else "zoo:CartPole-v1/T1"
     if not source.startswith("zoo:"):
         folders = stages(Path(source))

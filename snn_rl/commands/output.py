@@ -18,13 +18,13 @@ INTERRUPTED, FAILURE, BAD_INPUT = 130, 1, 2
 
 FigureOption = Annotated[Path | None, typer.Option("--figure", help="Draw them into this PNG.")]
 
-screen = Console(stderr=True)
+terminal = Console(stderr=True)
 """Messages and progress; standard output is for results."""
 
 
 def say(text: str) -> None:
     """A line for the person who watches, on stderr and never wrapped."""
-    screen.print(text, highlight=False, markup=False, soft_wrap=True)
+    terminal.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def show(*tables: Any) -> None:

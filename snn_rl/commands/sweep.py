@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from snn_rl.commands.imports import ImportOption, import_options, import_typed
-from snn_rl.commands.output import FAILURE, INTERRUPTED, say, screen, show_json
-from snn_rl.commands.training import reproducing
+from snn_rl.commands.output import FAILURE, INTERRUPTED, say, show_json, terminal
+from snn_rl.commands.running import reproducing
 from snn_rl.errors import SnnRlError
 
 if TYPE_CHECKING:
@@ -93,13 +93,13 @@ def _new(
 
 
 def _run(work: Sweep, workers: int | None, ray: str | None, modules: Sequence[str]) -> SweepResult:
-    from snn_rl.agents.run import Interrupted
     from snn_rl.agents.sweep.api import run_sweep
     from snn_rl.agents.sweep.progress import SweepView
+    from snn_rl.runs.folder import Interrupted
 
     again = _resuming(work.folder, modules)
     try:
-        with SweepView(screen) as view:
+        with SweepView(terminal) as view:
             return run_sweep(work, workers=workers, ray=ray, show=view, imports=modules)
     except (Interrupted, KeyboardInterrupt):
         say(f"stopped; all runs are saved in {work.folder}")

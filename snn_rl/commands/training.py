@@ -5,20 +5,19 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from snn_rl.commands.imports import ImportOption, import_options, import_typed
-from snn_rl.commands.output import INTERRUPTED, say, screen
+from snn_rl.commands.output import say, terminal
+from snn_rl.commands.running import refuse_options, reproducing, told_how_to_go_on
 from snn_rl.errors import SnnRlError
 
 if TYPE_CHECKING:
     from snn_rl.agents.config import TrainConfig
-
-FOLDERS = ("--run-dir", "--out")
-"""Options that say where runs go."""
 
 
 def train(
@@ -78,7 +77,7 @@ def train(
     from snn_rl.runs.owner import remove_if_empty
     from snn_rl.support.settings import override, read_yaml
 
-    given: dict[str, Any] = {
+    named: dict[str, Any] = {
         "env": env,
         "timesteps": timesteps,
         "until": until,
@@ -93,7 +92,7 @@ def train(
         "threads": threads,
         "carry_membrane": False if no_carry else None,
     }
-    options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    options: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
     if steps is not None:
         stages = ["privileged", "spiking"]
         if not imported_settings(start):  # which is taken as it is
@@ -101,10 +100,7 @@ def train(
         options |= {stage: {"steps": steps} for stage in stages}
         options["spiking"]["steps_at"] = None
     if resume:
-        if options or config or set_ or preset:
-            raise SnnRlError(
-                "--resume takes no options but --run-dir and --import: the run keeps its settings"
-            )
+        refuse_options(options, config, set_, preset, but="--run-dir and --import")
         modules = import_typed(import_)
         folder, settings, command = run_to_resume(run_dir)
     elif config and preset:
@@ -128,48 +124,21 @@ def _train(
 ) -> None:
     """Train and show progress; signals end it cleanly."""
     from snn_rl.agents.monitor import Monitor, file_monitor
-    from snn_rl.agents.run import Interrupted, Run
-    from snn_rl.envs import UnsupportedEnvironment
+    from snn_rl.agents.run import Run
     from snn_rl.runs.monitor import MonitorGroup, StopFlag
-    from snn_rl.runs.resume import RESUME, STATE
     from snn_rl.support.allocator import keep_freed_memory
     from snn_rl.support.console import ConsoleMonitor
 
     keep_freed_memory()
-    stop, go_on = StopFlag(), _resuming(folder, modules)
-    files = file_monitor(folder)
-    try:
-        with stop.on_signals(), ConsoleMonitor(screen) as bars:
-            monitor: Monitor = MonitorGroup([files, bars], stop)
-            run = Run(settings, folder, monitor, command=command, fresh=fresh)
-            say(f"training {settings.env} into {folder}")
-            run.train()
-    except Interrupted as interrupted:
-        say(f"stopped in stage {interrupted}; what was reached is saved in {folder}")
-        say(f"go on with: {go_on}")
-        raise typer.Exit(INTERRUPTED) from None
-    except UnsupportedEnvironment:  # the same command would fail again
-        raise
-    except Exception:
-        if (folder / RESUME / STATE).exists():
-            say(f"training failed; once the cause is removed, go on with: {go_on}")
-        raise
-    finally:
-        files.close()
-    say(f"done: snn-rl evaluate --agent {shlex.quote(str(folder))}{import_options(modules)}")
-
-
-def _resuming(folder: Path, modules: Sequence[str]) -> str:
-    run = shlex.quote(str(folder))
-    return f"snn-rl train --resume --run-dir {run}{import_options(modules)}"
-
-
-def reproducing(arguments: list[str]) -> str:
-    """The command that repeats runs anywhere: the one given, without its --run-dir or --out."""
-    kept, skip = ["snn-rl"], False
-    for argument in arguments:
-        option = argument.partition("=")[0]
-        if not skip and option not in FOLDERS:
-            kept.append(argument)
-        skip = argument in FOLDERS and not skip
-    return shlex.join(kept)
+    named = import_options(modules)
+    with (
+        told_how_to_go_on(folder, "snn-rl train", named),
+        closing(file_monitor(folder)) as files,
+        StopFlag().on_signals() as stop,
+        ConsoleMonitor(terminal) as bars,
+    ):
+        monitor: Monitor = MonitorGroup([files, bars], stop)
+        run = Run(settings, folder, monitor, command=command, fresh=fresh)
+        say(f"training {settings.env} into {folder}")
+        run.train()
+    say(f"done: snn-rl evaluate --agent {shlex.quote(str(folder))}{named}")

@@ -6,12 +6,14 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from snn_rl.commands.output import INTERRUPTED, FigureOption, say, show, show_energy, show_json
+from snn_rl.commands.output import FigureOption, say, show, show_energy, show_json
+from snn_rl.commands.running import refuse_options, reproducing, told_how_to_go_on
 from snn_rl.errors import SnnRlError
 
 if TYPE_CHECKING:
@@ -64,7 +66,7 @@ def train(
         Path | None, typer.Option(help="Run folder [runs/vision/DATASET-MODEL/TIME].")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --run-dir where it stopped.")
+        bool, typer.Option("--resume", help="Go on with the run in --run-dir [newest run].")
     ] = False,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda [auto].")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of torch [1].")] = None,
@@ -73,12 +75,12 @@ def train(
 
     Under torchrun its processes share every batch.
     """
-    from snn_rl.runs.owner import make_folder, remove_if_empty
+    from snn_rl.runs.folder import new_folder, to_resume, unfinished
+    from snn_rl.runs.owner import remove_if_empty
     from snn_rl.support.settings import merge, override, read_yaml, shipped, validate
-    from snn_rl.vision.classifier import CONFIG
-    from snn_rl.vision.config import VisionConfig
+    from snn_rl.vision.config import KEY, VisionConfig, read_config
 
-    given: dict[str, Any] = {
+    named: dict[str, Any] = {
         "dataset": dataset,
         "model": model,
         "timesteps": timesteps,
@@ -88,25 +90,23 @@ def train(
         "device": device,
         "threads": threads,
     }
-    options = {key: value for key, value in given.items() if value is not None}
-    if resume:
-        if run_dir is None or not (run_dir / CONFIG).is_file():
-            raise SnnRlError("--resume needs --run-dir with the folder of an earlier run")
-        base = read_yaml(run_dir / CONFIG)
-    elif config:
-        base = read_yaml(config)
-    else:
-        names = {"dataset": dataset or "cifar10", "model": model or "small"}
-        base = shipped(f"vision/{names['dataset']}-{names['model']}") or names
+    options = {key: value for key, value in named.items() if value is not None}
     if run_dir is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise SnnRlError("under torchrun all processes need the same folder: name it by --run-dir")
-    chosen = override(merge(base, options), set_ or [])
-    settings = validate(VisionConfig, chosen, "configuration")
-    folder = run_dir or make_folder(RUNS / f"{settings.dataset}-{settings.model}")
-    if not resume and (folder / CONFIG).exists():
-        raise SnnRlError(f"{folder} already holds a run: add --resume or choose another --run-dir")
+    if resume:
+        refuse_options(options, config, set_)
+        folder = to_resume(run_dir, RUNS, KEY)
+        settings, command = unfinished(folder, read_config)
+    else:
+        names = {"dataset": dataset or "cifar10", "model": model or "small"}
+        preset = shipped(f"vision/{names['dataset']}-{names['model']}") or names
+        base = read_yaml(config) if config else preset
+        chosen = override(merge(base, options), set_ or [])
+        settings = validate(VisionConfig, chosen, "configuration")
+        folder = new_folder(run_dir, RUNS / f"{settings.dataset}-{settings.model}")
+        command = reproducing(sys.argv[1:])
     try:
-        _train(settings, folder, fresh=not resume)
+        _train(settings, folder, command, fresh=not resume)
     finally:
         if run_dir is None:
             remove_if_empty(folder)
@@ -118,16 +118,22 @@ def evaluate(
     timesteps: Annotated[
         int | None, typer.Option(min=1, help="Run spiking stages at another T.")
     ] = None,
+    classifier: Annotated[
+        str | None, typer.Option(help="One classifier: its folder, or zoo:DATASET-MODEL/STAGE.")
+    ] = None,
     data: DataOption = None,
     limit: LimitOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Accuracy, spike rates and energy of every stage of a run on the test set."""
-    from snn_rl.vision.classifier import CONFIG
+    from snn_rl.runs.folder import CONFIG
     from snn_rl.vision.scoring import save_evaluation
+    from snn_rl.vision.shipped import find_classifier
     from snn_rl.vision.tables import evaluation_table
 
-    folder = run or _newest_run()
+    if run and classifier:
+        raise SnnRlError("name a run or a --classifier, not both")
+    folder = find_classifier(classifier) if classifier else run or _newest_run()
     rows = [row for row, _ in _scores(folder, data, limit, timesteps)]
     if (folder / CONFIG).is_file() and timesteps is None and limit is None:
         save_evaluation(folder, rows)
@@ -135,6 +141,21 @@ def evaluate(
         show_json(rows)
     else:
         show(evaluation_table(rows))
+
+
+@app.command()
+def zoo(as_json: JsonOption = False) -> None:
+    """List the trained classifiers that come with the package."""
+    from snn_rl.vision.shipped import zoo as names
+    from snn_rl.vision.tables import zoo_row, zoo_table
+
+    rows = [zoo_row(name) for name in names()]
+    if as_json:
+        show_json(rows)
+    elif not rows:
+        raise SnnRlError("this installation ships no classifiers: snn-rl vision train makes one")
+    else:
+        show(zoo_table(rows))
 
 
 @app.command()
@@ -187,7 +208,7 @@ def experiment(
     rows: dict[str, list[dict[str, Any]]] = {}
     for run in only or plan.runs:
         settings = settings_of_run(plan, run, folder, changes)
-        _train(settings, folder / run)
+        _train(settings, folder / run, reproducing(sys.argv[1:]), fresh=False)
         evaluate(folder / run)
         report(folder / run)
         rows[run] = read_evaluation(folder / run)
@@ -195,38 +216,37 @@ def experiment(
     sys.stdout.write(f"{folder / 'comparison.md'}\n")
 
 
-def _train(settings: VisionConfig, folder: Path, *, fresh: bool = False) -> None:
-    """Train one run into `folder`; Ctrl-C saves and exits."""
+def _train(settings: VisionConfig, folder: Path, command: str, *, fresh: bool) -> None:
+    """Train and show progress; signals end it cleanly."""
     import torch
 
     from snn_rl.runs.monitor import MonitorGroup, StopFlag
     from snn_rl.support.allocator import keep_freed_memory
     from snn_rl.vision.datasets import load_data
     from snn_rl.vision.monitor import LineMonitor, Monitor, file_monitor
+    from snn_rl.vision.precision import settled
     from snn_rl.vision.process import open_process
-    from snn_rl.vision.run import Interrupted, Run
+    from snn_rl.vision.run import Run
 
     keep_freed_memory()
     torch.set_num_threads(settings.threads)
-    stop, files = StopFlag(), file_monitor(folder)
-    with open_process(
-        settings.device, settings.precision, channels_last=settings.channels_last
-    ) as process:
+    settings = settled(settings, folder, int(os.environ.get("WORLD_SIZE", "1")))
+    stop = StopFlag()
+    with (
+        told_how_to_go_on(folder, "snn-rl vision train"),
+        closing(file_monitor(folder)) as files,
+        open_process(
+            settings.device, settings.precision, channels_last=settings.channels_last
+        ) as process,
+        stop.on_signals(),
+    ):
         watching: list[Monitor] = [files, LineMonitor(say)] if process.leads else []
         monitor = MonitorGroup(watching, stop)
-        command = shlex.join(["snn-rl", *sys.argv[1:]])
-        try:
-            data = load_data(settings)
-            run = Run(settings, data, folder, process, monitor, command=command, fresh=fresh)
-            if process.leads:
-                say(f"training {settings.model} on {settings.dataset} into {folder}")
-            with stop.on_signals():
-                run.train()
-        except Interrupted as interrupted:
-            say(f"stopped in stage {interrupted}; --run-dir {folder} --resume goes on from there")
-            raise typer.Exit(INTERRUPTED) from None
-        finally:
-            files.close()
+        data = load_data(settings)
+        run = Run(settings, data, folder, process, monitor, command=command, fresh=fresh)
+        if process.leads:
+            say(f"training {settings.model} on {settings.dataset} into {folder}")
+        run.train()
     if process.leads:
         say(f"done: snn-rl vision evaluate {shlex.quote(str(folder))}")
 
@@ -236,7 +256,7 @@ def _scores(
 ) -> Iterator[tuple[dict[str, Any], EnergyReport]]:
     """Row and energy of every stage on the test set."""
     from snn_rl.vision.classifier import load_classifier, stage_folders
-    from snn_rl.vision.datasets import load_data
+    from snn_rl.vision.datasets import load_test
     from snn_rl.vision.process import open_process
     from snn_rl.vision.scoring import ann_densities, score, settings_of
 
@@ -244,7 +264,7 @@ def _scores(
     settings = settings_of(folder, data)
     anns = [Path(settings.ann_from)] if settings.ann_from else []
     with open_process(settings.device, "float32", channels_last=settings.channels_last) as process:
-        test = load_data(settings).test
+        test = load_test(settings)
         densities = ann_densities([*stages, *anns], test, process)
         for stage in stages:
             say(f"evaluating {stage} ...")
@@ -259,9 +279,10 @@ def _scores(
 
 
 def _newest_run() -> Path:
-    from snn_rl.vision.classifier import CONFIG
+    from snn_rl.runs.folder import newest_run
+    from snn_rl.vision.config import KEY
 
-    runs = [path.parent for path in RUNS.glob(f"*/*/{CONFIG}")]
-    if not runs:
+    run = newest_run(RUNS, KEY)
+    if run is None:
         raise SnnRlError("there is no run yet: start one with snn-rl vision train")
-    return max(runs, key=lambda run: (run / CONFIG).stat().st_mtime)
+    return run

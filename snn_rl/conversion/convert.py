@@ -8,13 +8,26 @@ threshold, so the threshold is folded forward into the weights that read it; bia
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from snn_rl.conversion.batch_norm import fold_batch_norm
+from snn_rl.conversion.batch_norm import fold_batch_norm, has_batch_norm
+from snn_rl.conversion.by_channel import (
+    channel_factors,
+    channel_shape,
+    fold_forward,
+    percentile_of,
+)
+from snn_rl.conversion.spike_statistics import (
+    entering_statistics,
+    normalised_everywhere,
+    restore_scales,
+    statistics_of_spikes,
+)
 from snn_rl.conversion.temporal_pruning import rescale_leaks
 from snn_rl.core.graph import Node, check, consumers, rewire
 from snn_rl.core.network import Network, assemble
@@ -44,7 +57,11 @@ class NeuronOptions:
         leak_low, leak_high: what membranes keep from frame to frame at the start, spread evenly
             over this range: leak ** timesteps. A network without memory across frames takes 1 and
             1; carried membranes need less than 1.
-        percentile: of the positive pre-reset membranes on the calibration data, per layer.
+        percentile: of the positive values on the calibration data, see `balance`.
+        balance: one percentile per layer, or one per channel, which suits conversion without
+            training; then there are thresholds per channel at least.
+        start: thresholds that membranes begin with: 0, or 0.5, which halves the rounding of a
+            conversion without training (Bu et al. 2022) where membranes are not carried.
         surrogate: gradient of the spike.
     """
 
@@ -53,6 +70,8 @@ class NeuronOptions:
     leak_low: float = 1.0
     leak_high: float = 1.0
     percentile: float = 90.0
+    balance: Literal["layer", "channel"] = "layer"
+    start: float = 0.0
     surrogate: Surrogate = field(default_factory=Surrogate)
 
     def __post_init__(self) -> None:
@@ -60,6 +79,10 @@ class NeuronOptions:
             raise ValueError("leaks must satisfy 0 <= leak_low <= leak_high <= 1")
         if not 0 < self.percentile <= 100:
             raise ValueError(f"percentile must lie in (0, 100], not {self.percentile}")
+        if self.start not in (0.0, 0.5):
+            raise ValueError(f"membranes start at 0 or 0.5 thresholds, not {self.start}")
+        if self.balance == "channel" and self.threshold == "layer":
+            raise ValueError("balance per channel needs threshold 'channel' or 'neuron'")
 
 
 @dataclass(frozen=True)
@@ -72,6 +95,11 @@ class Calibration:
     frames: Tensor
     episode_start: Tensor | None = None
 
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor | None]:
+        """Frames and starts on a device."""
+        start = self.episode_start
+        return self.frames.to(device), None if start is None else start.to(device)
+
 
 def convert(
     ann: Network,
@@ -81,6 +109,7 @@ def convert(
     carry_membrane: bool = False,
     options: NeuronOptions | None = None,
     fold: bool = True,
+    remeasure: bool | None = None,
 ) -> Network:
     """Spiking network with the weights of `ann`, its thresholds balanced on `calibration`.
 
@@ -90,21 +119,40 @@ def convert(
             images have one frame.
         fold: False keeps batch-norm between layer and neurons, for a network that is trained as a
             spiking one from its first weight on; `fold_batch_norm` folds it afterwards.
+        remeasure: batch-norm takes its statistics from the spikes that arrive, layer by layer, and
+            layers without it are corrected alike (`snn_rl.conversion.spike_statistics`). By
+            default, networks that have batch-norm: without it this helps at few timesteps alone.
 
     Raises:
         ConversionError: names the layer that cannot be converted.
     """
     options = options or NeuronOptions()
-    spiking = _replace_activations(fold_batch_norm(ann) if fold else ann, options)
+    if remeasure is None:
+        remeasure = has_batch_norm(ann)
+    measuring: AbstractContextManager[None] = nullcontext()
+    if remeasure:
+        frames, start = calibration.on(ann.device)
+        ann = normalised_everywhere(ann, frames)
+        wanted = entering_statistics(ann, frames, start)
+    elif fold:
+        ann = fold_batch_norm(ann)
+    spiking = _replace_activations(ann, options)
+    if remeasure:
+        measuring = statistics_of_spikes(spiking, wanted, *frames.shape[:2])
     spiking.timesteps, spiking.carry_membrane = timesteps, carry_membrane
     rescale_leaks(spiking, 1, timesteps)
-    balance(
-        spiking,
-        calibration,
-        timesteps=timesteps,
-        carry_membrane=carry_membrane,
-        percentile=options.percentile,
-    )
+    with measuring:
+        balance(
+            spiking,
+            calibration,
+            timesteps=timesteps,
+            carry_membrane=carry_membrane,
+            percentile=options.percentile,
+            by_channel=options.balance == "channel",
+        )
+    if fold:
+        return fold_batch_norm(spiking)
+    restore_scales(spiking, ann)
     return spiking
 
 
@@ -124,7 +172,7 @@ def _replace_activations(ann: Network, options: NeuronOptions) -> Network:
     for node in before:
         operation = node.operation
         if isinstance(operation, ReLU):
-            operation = LIF(shapes[node.name], options.threshold, options.leak)
+            operation = LIF(shapes[node.name], options.threshold, options.leak, options.start)
         elif isinstance(operation, AvgPool2d) and amplitude[node.inputs[0]]:
             operation = SumPool2d(operation.kernel_size, operation.stride)
         elif isinstance(operation, MaxPool2d) and not amplitude[node.inputs[0]]:
@@ -134,7 +182,8 @@ def _replace_activations(ann: Network, options: NeuronOptions) -> Network:
         node = replace(node, operation=operation)
         scaled = isinstance(operation, Add | LIF)
         for name in [n for n in dict.fromkeys(node.inputs) if scaled and amplitude[n]]:
-            scale = Node(f"{node.name}_{name}", Scale(), (name,))
+            factors = channel_shape(shapes[name]) if options.balance == "channel" else None
+            scale = Node(f"{node.name}_{name}", Scale(factors), (name,))
             nodes.append(scale)
             node = rewire(node, name, scale.name)
         amplitude[node.name] = isinstance(operation, LIF) or (
@@ -151,7 +200,7 @@ def _replace_activations(ann: Network, options: NeuronOptions) -> Network:
     network.surrogate = options.surrogate
     for node in nodes:
         if isinstance(node.operation, SumPool2d):
-            _fold_forward(network, node.name, 1 / node.operation.area)
+            fold_forward(network, node.name, torch.tensor(1 / node.operation.area))
     for layer in network.spiking.values():
         layer.spread_leak(options.leak_low, options.leak_high)
     return network
@@ -180,32 +229,41 @@ def balance(
     timesteps: int,
     carry_membrane: bool,
     percentile: float = 90.0,
+    by_channel: bool = False,
 ) -> None:
     """Set every threshold from data and fold the change forward, first layer first.
 
     A layer's threshold is the given percentile of its positive pre-reset membranes, with the
     layers before it already spiking. These membranes depend on the threshold through the reset;
     the provisional threshold under which they are measured is the same percentile of a frame's
-    mean weighted input (at T = 1 without carried membranes both are the same).
+    mean weighted input (at T = 1 without carried membranes both are the same). `by_channel` takes
+    this mean's percentile itself, of every channel alone.
 
     Call it also to re-balance a trained network, e.g. when T drops: folding keeps what a spike
-    stands for, and the ratios between thresholds of one layer are kept.
+    stands for, and the ratios between thresholds of one layer are kept (`by_channel`: of one
+    channel).
     """
-    frames = calibration.frames.to(network.device)
-    start = calibration.episode_start
-    start = None if start is None else start.to(network.device)
+    frames, start = calibration.on(network.device)
+    if any(layer.start for layer in network.spiking.values()):
+        # The first frame, too, begins with thresholds that are being set.
+        none = torch.zeros(frames.shape[:2], dtype=torch.bool, device=network.device)
+        start = none if start is None else start.clone()
+        start[0] = True
 
     def set_threshold(name: str, current: Tensor, membrane: Tensor, resets: Tensor | None) -> None:
         layer = network.spiking[name]
         before = layer.threshold.detach().clone()
-        provisional = _percentile(current.mean(1) / before, percentile)
-        layer.threshold.copy_(before * provisional)
-        layer.constrain()
-        pre_reset = _pre_reset_membranes(layer, current, membrane, resets, timesteps)
-        factor = _percentile(pre_reset / before, percentile)
-        lowest = THRESHOLD_FLOOR / float(before.min())
-        if factor < lowest:
-            factor = lowest
+        if by_channel:
+            factor = channel_factors(current, before, percentile)
+        else:
+            provisional = percentile_of(current.mean(1) / before, percentile)
+            layer.threshold.copy_(before * provisional)
+            layer.constrain()
+            pre_reset = _pre_reset_membranes(layer, current, membrane, resets, timesteps)
+            factor = before.new_tensor(percentile_of(pre_reset / before, percentile))
+        lowest = THRESHOLD_FLOOR / before.min()
+        if bool((factor < lowest).any()):
+            factor = factor.maximum(lowest)
             log.warning(
                 "layer %s hardly receives positive input on the calibration data; its threshold "
                 "is floored at %g",
@@ -213,7 +271,7 @@ def balance(
                 THRESHOLD_FLOOR,
             )
         layer.threshold.copy_(before * factor)
-        _fold_forward(network, name, factor)
+        fold_forward(network, name, factor)
 
     was_training = network.training
     with torch.no_grad():
@@ -236,27 +294,9 @@ def _pre_reset_membranes(
     extra = [1] * (membrane.dim() - 1)
     for f in range(current.shape[0]):
         if resets is not None:
-            membrane = membrane.masked_fill(resets[f].view(-1, *extra), 0)
+            anew = layer.start * layer.threshold
+            membrane = torch.where(resets[f].view(-1, *extra), anew, membrane)
         for t in range(timesteps):
             now = current[f, min(t, current.shape[1] - 1)]
             _, membrane, result[f, t] = lif_step(now, membrane, layer.threshold, layer.leak)
     return result
-
-
-def _percentile(values: Tensor, percentile: float) -> float:
-    """Percentile of the positive values; 0 where there are none."""
-    positive = values[values > 0]
-    if not positive.numel():
-        return 0.0
-    rank = max(1, round(positive.numel() * percentile / 100))
-    return float(positive.kthvalue(rank).values)
-
-
-def _fold_forward(network: Network, name: str, factor: float) -> None:
-    """Multiply the weights that read the spikes of `name` by `factor`."""
-    for node in consumers(network.nodes, name):
-        if node.operation.counts_spikes:
-            _fold_forward(network, node.name, factor)
-        else:
-            layer: Any = network.layers[node.name]
-            layer.weight.data.mul_(factor)

@@ -27,8 +27,10 @@ def refused(item: fx.Node, what: str) -> ConversionError:
 
 
 def linear(layer: nn.Linear) -> operations.Linear:
-    """Of a Linear."""
-    return operations.Linear(layer.in_features, layer.out_features, layer.bias is not None)
+    """Of a Linear; sizes may be NumPy's, which JSON does not know."""
+    return operations.Linear(
+        int(layer.in_features), int(layer.out_features), layer.bias is not None
+    )
 
 
 def convolution(item: fx.Node, layer: nn.Conv2d) -> operations.Conv2d:
@@ -46,13 +48,13 @@ def convolution(item: fx.Node, layer: nn.Conv2d) -> operations.Conv2d:
             raise refused(item, "Conv2d with padding that differs from side to side")
         padding = (reach[0] // 2, reach[1] // 2)
     return operations.Conv2d(
-        layer.in_channels,
-        layer.out_channels,
+        int(layer.in_channels),
+        int(layer.out_channels),
         _pair(layer.kernel_size),
         _pair(layer.stride),
         _pair(padding),
         _pair(layer.dilation),
-        layer.groups,
+        int(layer.groups),
         layer.bias is not None,
     )
 
@@ -61,7 +63,7 @@ def batch_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d) -> operations.BatchNorm:
     """Of a batch-norm of vectors or images."""
     dimensions = 2 if isinstance(layer, nn.BatchNorm2d) else 1
     return operations.BatchNorm(
-        layer.num_features, layer.eps, layer.momentum, layer.affine, dimensions
+        int(layer.num_features), layer.eps, layer.momentum, layer.affine, dimensions
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -61,19 +61,44 @@ def rescale_leaks(network: Network, old: int, new: int) -> None:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One trained stage of the continuum."""
+class Start:
+    """What the training at `timesteps` starts from."""
 
     timesteps: int
     network: Network
+    """to be trained in place or replaced"""
     spike_rates: Mapping[str, float]
-    """Spikes per neuron per frame, summed over the timesteps, by layer."""
+    """Spikes per neuron per frame, summed over the timesteps, by layer, before it is trained."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A trained stage of the continuum."""
+
+    timesteps: int
+    network: Network
+    spike_rates: Mapping[str, float] = field(default_factory=dict)
+    """As in `Start`, after training; empty where nobody measured them."""
+
+
+def reduce_timesteps(network: Network, timesteps: int, *, rescale_leak: bool = False) -> Network:
+    """The network that training at `timesteps` starts from: a copy of the one trained before.
+
+    Args:
+        network: spiking; `network.timesteps` is T that it was converted for or trained at.
+        rescale_leak: keep the memory per frame when T drops (otherwise leaks stay as they are).
+    """
+    start = network.clone()
+    start.timesteps = timesteps
+    if rescale_leak and network.timesteps not in (None, timesteps):
+        rescale_leaks(start, network.timesteps, timesteps)
+    return start
 
 
 def temporal_pruning(
     network: Network,
     timesteps: Sequence[int],
-    train: Callable[[Network, int], Network],
+    train: Callable[[Start], Network],
     measure_rates: Callable[[Network, int], Mapping[str, float]],
     *,
     rescale_leak: bool = False,
@@ -81,25 +106,23 @@ def temporal_pruning(
     """Yield the trained stages from timesteps[0] down to timesteps[-1].
 
     Args:
-        network: spiking network to start from; it is not changed.
+        network: spiking network to start from, converted or of an earlier stage; it is not changed.
         timesteps: from `schedule`.
         train: trains a network at T timesteps, in its own way and as long as it wants, and
             returns the network to keep.
-        measure_rates: spike rates of a network at T, on data; watched before each training for
-            layers that fall silent (the failure that gradual reduction avoids).
-        rescale_leak: keep the memory per frame when T drops (otherwise leaks stay as they are).
+        measure_rates: spike rates of a network at T, on data; watched before and after each
+            training for layers that fall silent (the failure that gradual reduction avoids).
+        rescale_leak: keep the memory per frame when T drops.
     """
-    current = network.clone()
-    for index, t in enumerate(timesteps):
-        current = current.clone()  # the stage just yielded keeps its leaks
-        current.timesteps = t
-        if index and rescale_leak:
-            rescale_leaks(current, timesteps[index - 1], t)
-        warn_if_vanishing(measure_rates(current, t), f"before training at T={t}")
-        current = train(current.clone(), t)
-        rates = measure_rates(current, t)
-        warn_if_vanishing(rates, f"after training at T={t}")
-        yield Stage(t, current, rates)
+    for t in timesteps:
+        start = reduce_timesteps(network, t, rescale_leak=rescale_leak)
+        before = measure_rates(start, t)
+        warn_if_vanishing(before, f"before training at T={t}")
+        network = train(Start(t, start, before))
+        network.timesteps = t
+        after = measure_rates(network, t)
+        warn_if_vanishing(after, f"after training at T={t}")
+        yield Stage(t, network, after)
 
 
 def warn_if_vanishing(rates: Mapping[str, float], when: str) -> str | None:

@@ -15,11 +15,11 @@ from snn_rl.core.operations import Operation
 
 
 class Scale(nn.Module):
-    """One trainable factor."""
+    """Trainable factors."""
 
-    def __init__(self) -> None:
+    def __init__(self, shape: tuple[int, ...] = (1,)) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(1))
+        self.weight = nn.Parameter(torch.ones(shape))
 
 
 @singledispatch
@@ -55,12 +55,12 @@ def _(operation: operations.BatchNorm) -> nn.Module:
 
 @build.register
 def _(operation: operations.LIF) -> nn.Module:
-    return neuron.LIF(operation.neurons, operation.threshold, operation.leak)
+    return neuron.LIF(operation.neurons, operation.threshold, operation.leak, operation.start)
 
 
 @build.register
 def _(operation: operations.Scale) -> nn.Module:
-    return Scale()
+    return Scale(operation.factors or (1,))
 
 
 @singledispatch

@@ -86,11 +86,15 @@ class Network(nn.Module):
             layer.constrain()
 
     def initial_state(self, batch: int) -> State:
-        """State at the start of an episode: membranes (and stacked frames) at zero."""
-        return tuple(
+        """State at an episode's start: membranes at zero or where they start, frames at zero."""
+        state = [
             torch.zeros(shape, dtype=dtype, device=self.device)
             for shape, dtype in self._state_layout(batch)
-        )
+        ]
+        for membrane, layer in zip(state[self.stack > 1 :], self.spiking.values(), strict=True):
+            if layer.start:
+                membrane += layer.start * layer.threshold.detach()
+        return tuple(state)
 
     def _state_layout(self, batch: int) -> list[tuple[tuple[int, ...], torch.dtype]]:
         """Shape and type of every tensor of a state."""
@@ -116,10 +120,11 @@ class Network(nn.Module):
         Args:
             x: [frames, batch, *input_shape]; uint8 for pixels, else float32.
             state: from `initial_state` or an earlier call, for the same batch size.
-            episode_start: bool [frames, batch]; zeroes that row's state before that frame.
+            episode_start: bool [frames, batch]; that row's state begins anew before that frame.
             timesteps: spiking steps per frame; any T runs on the same parameters. By default the
                 network's own; an ANN ignores it.
-            carry_membrane: False zeroes all membranes before every frame. By default likewise.
+            carry_membrane: False has all membranes begin anew before every frame. By default
+                likewise.
             on_current: called as (layer, current, membrane, resets) before a layer spikes; may
                 change its threshold. current is [frames, 1 or timesteps, batch, ...].
             on_spikes: called as (layer, spikes [frames, timesteps, batch, ...]) after it.
@@ -207,6 +212,7 @@ class Network(nn.Module):
             resets,
             timesteps=timesteps,
             surrogate=self.surrogate,
+            start=layer.start,
         )
 
     def _read_out(self, node: Node, x: Tensor) -> Tensor:

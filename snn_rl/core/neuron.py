@@ -42,7 +42,7 @@ class LIF(nn.Module):
     """Owns the trainable threshold and leak of one layer of `shape` neurons.
 
     Each parameter is one number per layer, per channel (first axis of `shape`) or per neuron,
-    stored in a shape that broadcasts to `shape`.
+    stored in a shape that broadcasts to `shape`. Membranes start at `start` thresholds.
     """
 
     def __init__(
@@ -50,9 +50,10 @@ class LIF(nn.Module):
         shape: tuple[int, ...],
         threshold: Granularity = "layer",
         leak: Granularity = "layer",
+        start: float = 0.0,
     ) -> None:
         super().__init__()
-        self.shape = tuple(shape)
+        self.shape, self.start = tuple(shape), start
         self.threshold = nn.Parameter(torch.ones(parameter_shape(self.shape, threshold)))
         self.leak = nn.Parameter(torch.ones(parameter_shape(self.shape, leak)))
 

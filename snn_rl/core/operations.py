@@ -185,11 +185,15 @@ class ReLU(Operation):
 
 @dataclass(frozen=True)
 class LIF(Operation):
-    """Leaky integrate-and-fire neurons of shape `neurons`; see `snn_rl.core.neuron`."""
+    """Leaky integrate-and-fire neurons of shape `neurons`; see `snn_rl.core.neuron`.
+
+    Membranes start at `start` times their threshold: 0, or 0.5 (contract, 17).
+    """
 
     neurons: Shape
     threshold: Granularity
     leak: Granularity
+    start: float = 0.0
     kind: ClassVar[str] = "lif"
 
     def shape(self, *inputs: Shape) -> Shape:
@@ -203,8 +207,10 @@ class LIF(Operation):
         return Range(1.0, 1.0)
 
     def options(self) -> dict[str, Any]:
-        """As the format names them: `shape` is that of the neurons."""
+        """As the format names them: `shape` is that of the neurons; no start is one at 0."""
         options = super().options()
+        if not self.start:
+            del options["start"]
         return {"shape": options.pop("neurons"), **options}
 
 
@@ -307,10 +313,16 @@ class Add(Operation):
 
 @dataclass(frozen=True)
 class Scale(Operation):
-    """One trainable factor: the amplitude of spikes that enter an addition."""
+    """Trainable factors, the amplitudes of spikes that enter an addition: one for all, or of the
+    shape `factors`, which broadcasts to the input's."""
 
+    factors: Shape | None = None
     kind: ClassVar[str] = "scale"
     passes_spikes: ClassVar[bool] = True
+
+    def options(self) -> dict[str, Any]:
+        """`factors` only where there are several."""
+        return super().options() if self.factors else {}
 
 
 OPERATIONS: tuple[type[Operation], ...] = (

@@ -26,6 +26,7 @@ def lif_scan(
     *,
     timesteps: int,
     surrogate: Surrogate,
+    start: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Run one layer over [frames x timesteps], its membranes carried throughout.
 
@@ -34,9 +35,10 @@ def lif_scan(
             timestep of a frame (the first layer, whose weighted input is computed once).
         membrane: [batch, *neurons] before the first frame.
         threshold, leak: broadcastable to [*neurons].
-        episode_start: bool [frames, batch]; True zeroes that row's membranes before the frame.
+        episode_start: bool [frames, batch]; that row's membranes begin anew before the frame.
         timesteps: spiking steps per frame, >= 1.
         surrogate: gradient of the spike; in the reset the spike is detached.
+        start: what membranes begin with, in thresholds.
 
     Returns:
         spikes [frames, timesteps, batch, *neurons] and the membrane after the last frame.
@@ -46,6 +48,10 @@ def lif_scan(
         raise ValueError(f"current holds {repeats} timesteps; expected 1 or {timesteps}")
     if membrane.shape != (batch, *neurons):
         raise ValueError(f"membrane is {tuple(membrane.shape)}; expected {(batch, *neurons)}")
+    if start and episode_start is not None:
+        return _frame_by_frame(
+            current, membrane, threshold, leak, episode_start, timesteps, surrogate, start
+        )
     # Membranes and thresholds stay in float32 under mixed precision.
     dtype = torch.float64 if current.dtype == torch.float64 else torch.float32
     if episode_start is None:
@@ -69,6 +75,28 @@ def lif_scan(
     )
     spikes, final = spikes.view(frames, timesteps, *membrane.shape), final.view(membrane.shape)
     return (spikes.movedim(-1, 3), final.movedim(-1, 1)) if last else (spikes, final)
+
+
+def _frame_by_frame(
+    current: Tensor,
+    membrane: Tensor,
+    threshold: Tensor,
+    leak: Tensor,
+    episode_start: Tensor,
+    timesteps: int,
+    surrogate: Surrogate,
+    start: float,
+) -> tuple[Tensor, Tensor]:
+    """The scan where membranes begin at `start` thresholds: the kernels know zero alone."""
+    found = []
+    for frame, anew in zip(current, episode_start, strict=True):
+        rows = anew.view(-1, *[1] * (membrane.dim() - 1))
+        membrane = torch.where(rows, (start * threshold).to(membrane.dtype), membrane)
+        spikes, membrane = lif_scan(
+            frame[None], membrane, threshold, leak, timesteps=timesteps, surrogate=surrogate
+        )
+        found.append(spikes)
+    return torch.cat(found), membrane
 
 
 def _channels_last(current: Tensor) -> bool:

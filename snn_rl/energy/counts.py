@@ -79,19 +79,19 @@ class LayerReads:
         """
         return self._trace(node.inputs[0], self._fan_out(node))
 
-    def density(self, node: Node, given: Mapping[str, float]) -> float:
+    def density(self, node: Node, densities: Mapping[str, float]) -> float:
         """Share of non-zero inputs of `node`, from the shares of the nodes before it."""
-        return self._density(node.inputs[0], given)
+        return self._density(node.inputs[0], densities)
 
-    def _density(self, name: str, given: Mapping[str, float]) -> float:
+    def _density(self, name: str, densities: Mapping[str, float]) -> float:
         node = self.nodes[name]
-        if name in given:
-            return given[name]
+        if name in densities:
+            return densities[name]
         if node.operation.passes_spikes:
-            return self._density(node.inputs[0], given)
+            return self._density(node.inputs[0], densities)
         if isinstance(node.operation, Add):
             # At most: the branches' non-zero positions may coincide.
-            return min(1.0, sum(self._density(source, given) for source in node.inputs))
+            return min(1.0, sum(self._density(source, densities) for source in node.inputs))
         return 1.0
 
     def _trace(self, name: str, fan_out: Tensor) -> Events | None:

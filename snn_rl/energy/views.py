@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from snn_rl.energy.report import EnergyReport
-from snn_rl.support.plotting import BLUE, RED, canvas
+from snn_rl.support.plotting import BLUE, RED, new_figure
 
 NANO = 1e-3
 """nJ of a pJ."""
@@ -75,7 +75,7 @@ def draw_energy(
     names: Sequence[str], compute: Sequence[float], total: Sequence[float], unit: str
 ) -> Figure:
     """Energy of the ANN and the spiking stages: compute alone, and with all memory traffic."""
-    figure, axes = canvas(max(5.5, 1.6 + 1.1 * len(names)), 4.0)
+    figure, axes = new_figure(max(5.5, 1.6 + 1.1 * len(names)), 4.0)
     x = np.arange(len(names))
     axes.bar(x - 0.2, compute, width=0.38, color=BLUE, label="compute", zorder=2)
     axes.bar(x + 0.2, total, width=0.38, color=RED, label="with memory traffic", zorder=2)

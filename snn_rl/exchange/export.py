@@ -94,7 +94,7 @@ def export(
     if not check:
         return Exported(files, (expected,), remarks)
     verdicts = tuple(
-        f"{runtime.name}: {replay(trace, runtime.step(runtime.file, network), network)}"
+        f"{runtime.name}: {replay(trace, runtime.step(runtime.file, network))}"
         for runtime in runtimes
     )
     return Exported(files, verdicts, remarks)

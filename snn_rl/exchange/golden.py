@@ -21,7 +21,7 @@ from snn_rl.agents.agent import Agent
 from snn_rl.agents.evaluation import Conditions
 from snn_rl.agents.seeds import evaluation_seeds
 from snn_rl.errors import SnnRlError
-from snn_rl.exchange.one_frame import OneFrame, one_frame
+from snn_rl.exchange.one_frame import one_frame
 
 Arrays = tuple[NDArray[Any], ...]
 Step = Callable[[NDArray[Any], Arrays], tuple[NDArray[np.float32], Arrays]]
@@ -34,20 +34,22 @@ class Trace:
 
     Attributes:
         frames: [count, *frame_shape], uint8 pixels or raw float32 vectors.
-        starts: bool [count]: an episode's first frame, before which the state is zero.
+        starts: bool [count]: an episode's first frame, before which the state is `start`.
         q: float32 [count, actions].
-        state: after the last frame, by name, [1, ...] each.
+        start, state: before an episode and after the last frame, by name, [1, ...] each.
     """
 
     frames: NDArray[Any]
     starts: NDArray[np.bool_]
     q: NDArray[np.float32]
+    start: dict[str, NDArray[Any]]
     state: dict[str, NDArray[Any]]
 
     def save(self, path: Path) -> None:
         """Write it atomically."""
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         arrays: dict[str, Any] = {"frames": self.frames, "starts": self.starts, "q": self.q}
+        arrays |= {f"start.{name}": array for name, array in self.start.items()}
         arrays |= {f"state.{name}": array for name, array in self.state.items()}
         try:
             with temporary.open("wb") as file:
@@ -104,16 +106,19 @@ def record(agent: Agent, frames: int) -> Trace:
         # The engine itself, not what is exported.
         q[n], state = policy.q_values(_encoded(agent, frame), state, starts[n : n + 1])
     kept = state if policy.carry_membrane else state[: policy.network.stack > 1]
-    after = {name: t.numpy() for name, t in zip(network.state_names, kept, strict=True)}
-    return Trace(seen, starts, q, after)
+    before, after = (
+        {name: t.numpy() for name, t in zip(network.state_names, tensors, strict=True)}
+        for tensors in (network.example(1)[1], kept)
+    )
+    return Trace(seen, starts, q, before, after)
 
 
-def replay(trace: Trace, step: Step, network: OneFrame) -> Replay:
+def replay(trace: Trace, step: Step) -> Replay:
     """Compare a runtime with a trace, frame by frame, on a state that the runtime itself keeps."""
-    zero = tuple(tensor.numpy() for tensor in network.example(1)[1])
-    state, same, error = zero, 0, 0.0
+    begun = tuple(trace.start.values())
+    state, same, error = begun, 0, 0.0
     for frame, start, expected in zip(trace.frames, trace.starts, trace.q, strict=True):
-        q, state = step(frame[None], zero if start else state)
+        q, state = step(frame[None], begun if start else state)
         same += int(q[0].argmax() == expected.argmax())
         error = max(error, _distance(q[0], expected))
     pairs = zip(state, trace.state.values(), strict=True)

@@ -27,8 +27,8 @@ from snn_rl.exchange.extras import extra
 
 DT = 2.0**-10
 """Seconds per timestep, a power of two so that readers divide by it exactly; any other would do."""
-CLIP = 2.0**-20
-"""Leaks of exactly 0 and 1, whose time constants are zero and infinite, move by this much."""
+CLIP = 2.0**-24
+"""Leaks of exactly 1, whose time constant is infinite, move by this much: float32's last bit."""
 INPUT, OUTPUT = "input", "output"
 SUMMED = (operations.Add, operations.Dropout)
 """No nodes in NIR: several edges into one node are summed there."""
@@ -181,17 +181,19 @@ def _(_: Operation, nir: Any, layer: Any, before: Shape) -> Any:
 
 @counterpart.register(operations.Scale)
 def _(_: Operation, nir: Any, layer: Any, before: Shape) -> Any:
-    return nir.Scale(np.full(before, float(layer.weight.detach()), np.float32))
+    return nir.Scale(np.broadcast_to(layer.weight.detach().numpy(), before).copy())
 
 
 @counterpart.register(operations.LIF)
 def _(_: Operation, nir: Any, layer: Any, before: Shape) -> Any:
     # CubaLIF with a full array for every parameter.
+    if layer.start:
+        raise SnnRlError("NIR cannot say that membranes start at half their threshold")
     leak, threshold = (
         np.broadcast_to(p.detach().double().numpy(), layer.shape)
         for p in (layer.leak, layer.threshold)
     )
-    tau = DT / (1 - np.clip(leak, CLIP, 1 - CLIP))
+    tau = DT / (1 - np.minimum(leak, 1 - CLIP))
     full = {"tau_syn": np.full(layer.shape, DT), "tau_mem": tau, "r": tau / DT}
     zeros = {"v_leak": np.zeros(layer.shape), "v_reset": np.zeros(layer.shape)}
     arrays = full | zeros | {"v_threshold": threshold, "w_in": np.ones(layer.shape)}
@@ -200,11 +202,11 @@ def _(_: Operation, nir: Any, layer: Any, before: Shape) -> Any:
 
 def _remarks(agent: Agent) -> tuple[str, ...]:
     leaks = [layer.leak.detach() for layer in agent.policy.network.spiking.values()]
-    clipped = sum(int(((leak == 0) | (leak == 1)).sum()) for leak in leaks)
+    clipped = sum(int((leak == 1).sum()) for leak in leaks)
     remarks = [f"NIR cannot say it: {SOFT_RESET}"]
     if clipped:
         remarks.append(
-            f"{clipped} leaks of exactly 0 or 1 have no finite time constant: moved by {CLIP:.2g}"
+            f"{clipped} leaks of exactly 1 have no finite time constant: moved by {CLIP:.2g}"
         )
     return tuple(remarks)
 

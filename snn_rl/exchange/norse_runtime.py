@@ -25,11 +25,9 @@ def norse_step(path: Path, network: OneFrame) -> Step:
     """Norse on the NIR file `path` that the network of `network` was written to.
 
     Raises:
-        SnnRlError: Norse is missing, or the agent sees stacked frames.
+        SnnRlError: Norse is missing.
     """
     nir = extra("nir")
-    if network.network.stack > 1:
-        raise SnnRlError("the check by Norse knows no stacked frames: leave out --check")
     try:
         import norse.torch as norse  # type: ignore[import-not-found, import-untyped, unused-ignore]
         from norse.torch.functional.reset import (  # type: ignore[import-not-found, import-untyped, unused-ignore]
@@ -51,19 +49,24 @@ def norse_step(path: Path, network: OneFrame) -> Step:
 
 
 def _runner(module: Any, network: OneFrame) -> Step:
-    names = [name.removeprefix(MEMBRANE) for name in network.state_names]
+    stacked = network.network.stack > 1
+    names = [name.removeprefix(MEMBRANE) for name in network.state_names[stacked:]]
     kept: list[Any] = [None]  # Norse's own state
 
     @torch.no_grad()
     def step(frame: NDArray[Any], state: Arrays) -> tuple[NDArray[np.float32], Arrays]:
-        if not any(array.any() for array in state):  # an episode begins, or nothing is carried
+        if not network.carry or not any(array.any() for array in state):  # an episode begins
             kept[0] = None
+        following: Arrays = ()
+        if stacked:
+            seen = np.concatenate([state[0][0], frame])  # oldest first
+            frame, following = seen.reshape(1, -1, *seen.shape[2:]), (seen[None, 1:],)
         x = torch.from_numpy(frame[0]).float()
         outputs = []
         for _ in range(network.timesteps):
             q, kept[0] = module(x, kept[0])
             outputs.append(q)
-        after = tuple(_membrane(kept[0], name) for name in names)
+        after = following + tuple(_membrane(kept[0], name) for name in names)
         return torch.stack(outputs).mean(0)[None].numpy(), after
 
     return step

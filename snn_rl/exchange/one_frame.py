@@ -32,7 +32,7 @@ class OneFrame(nn.Module):
     Args:
         network: copied; weights as they are.
         timesteps: spiking steps per frame.
-        carry: membranes are a part of the state; else they start every frame at zero.
+        carry: membranes are a part of the state; else they begin anew with every frame.
         scale: factor per feature of a vector, () for none.
     """
 
@@ -54,7 +54,7 @@ class OneFrame(nn.Module):
         return [HISTORY, *membranes] if self.network.stack > 1 else membranes
 
     def example(self, batch: int) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """A frame and the state at an episode's start, all zeros."""
+        """A frame of zeros and the state at an episode's start."""
         network = self.network
         dtype = torch.uint8 if network.pixels else torch.float32
         frame = torch.zeros(batch, *network.input_shape, dtype=dtype)
@@ -68,7 +68,7 @@ class OneFrame(nn.Module):
 
         Args:
             frame: [batch, *input_shape]: uint8 pixels, grey and resized, or the raw float32 vector.
-            state: as `state_names` lists it, each [batch, ...]; zeros begin an episode.
+            state: as `state_names` lists it, each [batch, ...]; `example` begins an episode.
 
         Returns:
             Q-values [batch, actions] and the next state.
@@ -90,13 +90,19 @@ class OneFrame(nn.Module):
                 values[node.name] = [frame]
             elif isinstance(node.operation, operations.LIF):
                 current = values[node.inputs[0]]
-                before = next(membranes) if self.carry else torch.zeros_like(current[0])
+                before = next(membranes) if self.carry else self._start(node.name, current[0])
                 values[node.name], after = self._spike(node.name, current, before)
                 following += [after] if self.carry else []
             else:
                 values[node.name] = self._layer(node, [values[name] for name in node.inputs])
         (q,) = self._mean(values[network.nodes[-1].name])
         return q, tuple(following)
+
+    def _start(self, name: str, like: Tensor) -> Tensor:
+        """Membranes where an episode begins."""
+        layer: Any = self.network.layers[name]
+        membrane = torch.zeros_like(like)
+        return membrane + layer.start * layer.threshold if layer.start else membrane
 
     def _spike(self, name: str, current: Values, membrane: Tensor) -> tuple[Values, Tensor]:
         layer: Any = self.network.layers[name]

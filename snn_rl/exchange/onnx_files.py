@@ -37,7 +37,8 @@ def export_onnx(agent: Agent, path: Path) -> None:
     """Write `path` (ONNX) and, with the suffix .pt2, the torch.export program it comes from.
 
     Inputs are "frame" and the state's tensors by name ("membrane_<layer>", "history"); outputs "q"
-    and the next state ("..._next"). Zeros begin an episode.
+    and the next state ("..._next"). Zeros begin an episode, or where membranes start at half their
+    threshold, what the trace has as "start.<name>".
 
     Raises:
         SnnRlError: a package is missing; names the command that installs it.
@@ -112,10 +113,16 @@ def _describe(onnx: Any, model: Any, agent: Agent) -> None:
             "carry_membrane": str(agent.policy.carry_membrane),
             "maxpool": str(agent.maxpool),
             "observation": json.dumps(agent.pipeline.to_dict()),
-            "state": "feed every output NAME_next to the input NAME; zeros begin an episode",
+            "state": f"feed every output NAME_next to the input NAME; {_beginning(agent)}",
         },
     )
     model.doc_string = f"snn-rl agent {agent.card.get('stage')} for {agent.env_id}"
+
+
+def _beginning(agent: Agent) -> str:
+    if any(layer.start for layer in agent.policy.network.spiking.values()):
+        return "start.NAME of the golden trace begins an episode"
+    return "zeros begin an episode"
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snn_rl.errors import EngineError
+from snn_rl.inference.packing import Bytes, Packed, aligned, pack
 from snn_rl.inference.plan import Array, Plan
 
 Frames = NDArray[np.uint8] | NDArray[np.float32]
@@ -32,28 +33,24 @@ class _Room(threading.local):
     """What a thread keeps between calls to save time; nothing that a result depends on.
 
     Attributes:
-        floats, accumulators, spikes: scratch.
-        seen, sums: the last frames and the first layers' sums on them, one row per environment.
+        scratch: bytes.
+        memo: the last frames and the first layers' sums on them, a row of bytes per environment.
             Any frame may follow; it only takes longer the more pixels differ.
     """
 
-    floats: Array | None = None
-    accumulators: NDArray[np.int32]
-    spikes: NDArray[np.uint8]
-    seen: NDArray[np.uint8]
-    sums: Array
+    memo: Bytes | None = None
+    scratch: Bytes
 
-    def prepare(self, plan: Plan, batch: int) -> None:
-        """Room for a batch; a larger one begins a new memo."""
-        if self.floats is None:
-            self.floats = np.zeros(plan.floats + plan.neurons, np.float32)
-            self.accumulators = np.zeros(plan.accumulators, np.int32)
-            self.spikes = np.zeros(plan.spikes, np.uint8)
-        elif len(self.sums) >= batch:
-            return
-        width = plan.inputs if plan.pixels else 0
-        self.seen = np.full((batch, width), plan.offset, np.uint8)
-        self.sums = np.tile(plan.sums, (batch, 1))
+    def prepare(self, plan: Plan, packed: Packed, batch: int) -> Bytes:
+        """The memo for a batch; a larger one begins anew."""
+        if self.memo is None:
+            self.scratch = aligned(packed.scratch)
+        elif len(self.memo) >= batch:
+            return self.memo
+        self.memo = aligned(batch * packed.memo).reshape(batch, packed.memo)
+        self.memo[:, packed.sums :] = plan.offset
+        self.memo[:, : plan.sums.nbytes] = plan.sums.view(np.uint8)
+        return self.memo
 
 
 class EventEngine:
@@ -81,8 +78,8 @@ class EventEngine:
         self._room = _Room()
         self._neurons, self._inputs = plan.neurons, plan.inputs
         self._dtype = np.dtype(np.uint8 if plan.pixels else np.float32)
+        self._packed = pack(plan)
         self._no_counts = np.zeros((0, 0), np.int32)
-        self._no_pixels, self._no_floats = np.zeros((0, 0), np.uint8), np.zeros((0, 0), np.float32)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return EventEngine, (self.plan, self.timesteps, self.carry_membrane)
@@ -123,16 +120,15 @@ class EventEngine:
         if plan.stack > 1:
             stacked = np.concatenate([history, frames[:, None]], 1)
             frames, history = stacked, stacked[:, 1:]
-        flat = np.ascontiguousarray(frames).reshape(batch, self._inputs)
-        flat = flat if flat.flags.writeable else flat.copy()  # or the kernel has no type for it
+        if not frames.flags.carray:  # or the kernel has no type for it
+            frames = np.require(frames, requirements=["C", "A", "W"])
+        flat = frames.reshape(batch, self._inputs)
+        flat = flat if plan.pixels else flat.view(np.uint8)
         q = np.empty((batch, plan.outputs), np.float32)
         after = np.empty((batch, self._neurons), np.float32)
-        room.prepare(plan, batch)
+        memo = room.prepare(plan, self._packed, batch)
         self._run(
-            plan.program, plan.weights, plan.whole, plan.tables,
-            flat if plan.pixels else self._no_pixels,
-            self._no_floats if plan.pixels else flat,
-            room.seen, room.sums, membranes, after, room.floats, room.accumulators, room.spikes,
+            self._packed.memory, room.scratch, memo, flat, membranes, after,
             self._no_counts if counts is None else counts, q, self.timesteps,
         )  # fmt: skip
         return q, EventState(after, history)

@@ -3,8 +3,8 @@
 Why it looks as it does. Without fast-math nothing is contracted, so that leak * u + i rounds
 twice; all other sums are exact on the weight grid, in whatever order. Indices are unsigned, or
 sliced off before a loop: numba lets negative ones wrap around, which keeps loops from becoming
-vector instructions. numba's cache sees changes of this file alone, so that all it compiles stands
-here; whoever changes the constants of snn_rl.inference.plan raises LAYOUT, to change this file.
+vector instructions. numba's cache sees changes of this file alone: whoever changes what it imports
+(plan, packing, gathering, vectors) raises LAYOUT, to change this file.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from snn_rl.inference import plan
+from snn_rl.inference import packing, plan
 from snn_rl.inference.compiling import compiled
+from snn_rl.inference.gathering import gather
+from snn_rl.inference.vectors import LANES, fire, lowest
 
-LAYOUT = 2
+LAYOUT = 3
 """Version of the plan's format that this file was written for."""
 
 PIXELS, DENSE, SCATTER, SCALE, ADD = plan.PIXELS, plan.DENSE, plan.SCATTER, plan.SCALE, plan.ADD
@@ -30,20 +32,17 @@ TARGET, OUTPUTS, WEIGHTS, BIAS, TABLE = (
 CHANNELS, KERNEL, ROW, PER_GROUP, OUT_CHANNELS = (
     plan.CHANNELS, plan.KERNEL, plan.ROW, plan.PER_GROUP, plan.OUT_CHANNELS,
 )  # fmt: skip
-SECOND, SECOND_IN, MEMBRANE, ACCUMULATOR = (
-    plan.SECOND, plan.SECOND_IN, plan.MEMBRANE, plan.ACCUMULATOR,
+SECOND, SECOND_IN, MEMBRANE, ACCUMULATOR, SEGMENTS, WIDTH = (
+    plan.SECOND, plan.SECOND_IN, plan.MEMBRANE, plan.ACCUMULATOR, plan.SEGMENTS, plan.WIDTH,
 )  # fmt: skip
 
-_ZERO, _ONE, _UNIT = np.float32(0.0), np.float32(1.0), np.float32(2.0**-8)
-_LOWEST, _TOP_BYTE = np.uint64(1), np.uint64(56)
-# A word in which bit 8 * j alone is set, times this, has j in its top byte.
-_NUMBER = np.uint64(0x0001020304050607)
+_ZERO, _UNIT, _ONE = np.float32(0.0), np.float32(2.0**-8), np.int32(1)
+_LOWEST, _NONE = np.uint64(1), np.uint64(0)
 
 # One frame of a batch: see snn_rl.inference.engine, which calls it.
 SIGNATURE = (
-    "void(int64[:,::1], float32[::1], int16[::1], uint32[::1], uint8[:,::1], float32[:,::1], "
-    "uint8[:,::1], float32[:,::1], float32[:,::1], float32[:,::1], float32[::1], int32[::1], "
-    "uint8[::1], int32[:,::1], float32[:,::1], int64)"
+    "void(uint8[::1], uint8[::1], uint8[:,::1], uint8[:,::1], float32[:,::1], float32[:,::1], "
+    "int32[:,::1], float32[:,::1], int64)"
 )
 
 _inlined = numba.njit(nogil=True, error_model="numpy")
@@ -94,77 +93,19 @@ def _pixels(op, tables, weights, now, seen, sums):  # type: ignore[no-untyped-de
 
 
 @_inlined
-def _add_rows(tables, whole, bounds, group, count, rows, out):  # type: ignore[no-untyped-def]
-    """Add the weights of `count` (1 to 4) spikes at one position, whose weights begin at `rows`.
-
-    Together they read and write every output once, where each by itself would do so anew.
-    """
-    y0, y1 = np.int64(tables[bounds]), np.int64(tables[bounds + 1])
-    x0, x1 = np.int64(tables[bounds + 2]), np.int64(tables[bounds + 3])
-    first, second, third, fourth = rows
-    for j in range(y0, y1, 2):
-        from_y, to_y = np.uint64(tables[j]), group + np.uint64(tables[j + 1])
-        for k in range(x0, x1, 3):
-            w, o = from_y + np.uint64(tables[k]), to_y + np.uint64(tables[k + 1])
-            length = np.uint64(tables[k + 2])
-            a, b, c, d = w + first, w + second, w + third, w + fourth
-            if count == 1:
-                for n in range(length):
-                    out[o + n] = np.int32(out[o + n] + np.int32(whole[a + n]))
-            elif count == 2:
-                for n in range(length):
-                    pair = np.int32(whole[a + n]) + np.int32(whole[b + n])
-                    out[o + n] = np.int32(out[o + n] + pair)
-            elif count == 3:
-                for n in range(length):
-                    pair = np.int32(whole[a + n]) + np.int32(whole[b + n])
-                    out[o + n] = np.int32(out[o + n] + pair + np.int32(whole[c + n]))
-            else:
-                for n in range(length):
-                    pair = np.int32(whole[a + n]) + np.int32(whole[b + n])
-                    other = np.int32(whole[c + n]) + np.int32(whole[d + n])
-                    out[o + n] = np.int32(out[o + n] + pair + other)
-
-
-@_inlined
-def _spikes(op, tables, whole, x, out):  # type: ignore[no-untyped-def]
-    """Add what the spikes `x`, bytes in whole words, bring to `out`."""
-    words = x.view(np.uint64)
+def _spikes(op, tables, whole, bits, out):  # type: ignore[no-untyped-def]
+    """Add what spikes bring, one after the other: where channels come in groups."""
     position, end = 0, op[CHANNELS]
-    count, at_group = 0, np.uint64(0)
-    first = second = third = fourth = np.uint64(0)
-    for i in range(len(words)):
-        word = words[i]
-        while word != 0:
-            spike = 8 * i + np.int64(((word & (~word + _LOWEST)) * _NUMBER) >> _TOP_BYTE)
+    for i in range((op[INPUTS] + LANES - 1) // LANES):
+        word = bits[i]
+        while word != _NONE:
+            spike = LANES * i + lowest(word)
             word &= word - _LOWEST
-            base, group = np.uint64(0), np.uint64(0)
-            inside = spike < end
-            if inside:
-                base, group = _base(op, spike - end + op[CHANNELS])
-            if count == 4 or (count > 0 and (not inside or group != at_group)):
-                rows = (first, second, third, fourth)
-                bounds = op[TABLE] + 4 * position
-                _add_rows(tables, whole, bounds, at_group, count, rows, out)
-                count = 0
-            if not inside:
-                while spike >= end:
-                    position += 1
-                    end += op[CHANNELS]
-                base, group = _base(op, spike - end + op[CHANNELS])
-            at_group = group
-            if count == 0:
-                first = base
-            elif count == 1:
-                second = base
-            elif count == 2:
-                third = base
-            else:
-                fourth = base
-            count += 1
-    if count > 0:
-        rows = (first, second, third, fourth)
-        _add_rows(tables, whole, op[TABLE] + 4 * position, at_group, count, rows, out)
+            while spike >= end:
+                position += 1
+                end += op[CHANNELS]
+            base, group = _base(op, spike - end + op[CHANNELS])
+            _add_runs(tables, whole, op[TABLE] + 4 * position, base, group, _ONE, out)
 
 
 @_inlined
@@ -207,55 +148,74 @@ def _dense(op, weights, x, out):  # type: ignore[no-untyped-def]
 
 
 @_inlined
-def _fire(op, weights, current, before, after, block, spikes):  # type: ignore[no-untyped-def]
-    """One timestep of a layer of LIF neurons; two simple loops, each made of vectors."""
+def _fire(op, weights, current, before, after, spikes, bits):  # type: ignore[no-untyped-def]
+    """One timestep of a layer of LIF neurons."""
     size = op[OUTPUTS]
     v, leak = weights[op[BIAS] : op[BIAS] + size], weights[op[SECOND] : op[SECOND] + size]
-    for n in range(size):
-        block[n] = leak[n] * before[n] + current[n]
-    for n in range(size):
-        fires = block[n] > v[n]
-        spikes[n] = np.uint8(fires)
-        after[n] = block[n] - (v[n] if fires else _ZERO)
+    blocks = size // LANES
+    for i in range(blocks):
+        bits[i] = fire(leak, v, current, before, after, spikes, LANES * i)
+    if LANES * blocks < size:
+        word = _NONE
+        for n in range(LANES * blocks, size):
+            u = leak[n] * before[n] + current[n]
+            fires = u > v[n]
+            spikes[n] = np.uint8(fires)
+            after[n] = u - (v[n] if fires else _ZERO)
+            word |= np.uint64(fires) << np.uint64(n - LANES * blocks)
+        bits[blocks] = word
 
 
 @compiled(SIGNATURE)
-def run(  # type: ignore[no-untyped-def]
-    program, weights, whole, tables, pixels, observed, seen, sums, before, after, floats,
-    accumulators, spikes, counts, q, timesteps,
-):  # fmt: skip
+def run(memory, scratch, memo, frames, before, after, counts, q, timesteps):  # type: ignore[no-untyped-def]
     """One frame of every environment of a batch.
 
     Args:
-        program, weights, whole, tables: of the plan.
-        pixels: uint8 [batch, inputs] or, for real-valued observations, [0, 0].
-        observed: float32 [batch, inputs] or [0, 0].
-        seen, sums: the memo of the first layers, at least [batch, ...], brought to this frame.
+        memory, scratch: as snn_rl.inference.packing lays them out.
+        memo: bytes [at least batch, ...], a row per environment with the sums of the first layers
+            on the frame that follows them; brought to this frame.
+        frames: bytes [batch, ...] of pixels or of float32.
         before: membranes [batch, neurons]; `after` is filled with those after the frame.
-        floats, accumulators, spikes: scratch; `floats` ends with room for the largest layer.
         counts: int32 [batch, neurons] that spikes are added to, or [0, 0].
         q: [batch, outputs], filled.
     """
-    block = floats[len(floats) - before.shape[1] :]
+    head = memory[: 8 * packing.HEAD].view(np.int64)
+    program = memory[head[packing.PROGRAM] : head[packing.PROGRAM + 1]].view(np.int64)
+    weights = memory[head[packing.WEIGHTS] : head[packing.WEIGHTS + 1]].view(np.float32)
+    whole = memory[head[packing.WHOLE] : head[packing.WHOLE + 1]].view(np.int16)
+    tables = memory[head[packing.TABLES] : head[packing.TABLES + 1]].view(np.uint32)
+    floats = scratch[: head[packing.FLOATS]].view(np.float32)
+    accumulators = scratch[head[packing.FLOATS] : head[packing.ACCUMULATORS]].view(np.int32)
+    spikes = scratch[head[packing.ACCUMULATORS] : head[packing.SPIKES]]
+    bits = scratch[head[packing.SPIKES] : head[packing.BITS]].view(np.uint64)
+    lists = (
+        scratch[head[packing.BITS] : head[packing.ENTRIES]].view(np.uint32),
+        scratch[head[packing.ENTRIES] : head[packing.ROWS]].view(np.uint32),
+        scratch[head[packing.ROWS] : head[packing.STARTS]].view(np.uint32),
+        scratch[head[packing.STARTS] : head[packing.WORDS]].view(np.uint32),
+    )
     for b in range(len(q)):
+        remembered, frame, membranes, fresh = memo[b], frames[b], before[b], after[b]
+        sums = remembered[: head[packing.SUMS]].view(np.float32)
+        seen = remembered[head[packing.SUMS] : head[packing.SEEN]]
         for step in range(-1, timesteps):  # before the first: what is the same at every timestep
-            for row in range(len(program)):
-                op = program[row]
+            for row in range(0, head[packing.FIELDS], WIDTH):
+                op = program[row : row + WIDTH]
                 if (op[STATIC] == 1) != (step < 0):
                     continue
                 kind, source, target = op[KIND], op[SOURCE], op[TARGET]
                 if kind == PIXELS:
-                    _pixels(op, tables, weights, pixels[b], seen[b], sums[b])
+                    _pixels(op, tables, weights, frame, seen, sums)
                     continue
+                held = sums if op[SOURCE_IN] == IN_SUMS else floats
                 if kind == LIF:
                     first = op[MEMBRANE]
                     size = op[OUTPUTS]
-                    held = sums[b] if op[SOURCE_IN] == IN_SUMS else floats
-                    old = before[b] if step == 0 else after[b]
+                    old = membranes if step == 0 else fresh
                     fired = spikes[target : target + size]
                     _fire(
                         op, weights, held[source : source + size], old[first : first + size],
-                        after[b, first : first + size], block[:size], fired,
+                        fresh[first : first + size], fired, bits[target // LANES :],
                     )  # fmt: skip
                     if len(counts) > 0:
                         for n in range(size):
@@ -263,19 +223,17 @@ def run(  # type: ignore[no-untyped-def]
                     continue
                 out = floats[target : target + op[OUTPUTS]]
                 if kind == DENSE:
-                    _dense(op, weights, observed[b], out)
+                    _dense(op, weights, frame.view(np.float32), out)
                 elif kind == SCALE:
                     factor = weights[op[WEIGHTS]]
                     if op[SOURCE_IN] == IN_SPIKES:
                         for n in range(len(out)):
                             out[n] = np.float32(spikes[source + n]) * factor
                     else:
-                        held = sums[b] if op[SOURCE_IN] == IN_SUMS else floats
                         for n in range(len(out)):
                             out[n] = held[source + n] * factor
                 elif kind == ADD:
-                    held = sums[b] if op[SOURCE_IN] == IN_SUMS else floats
-                    other = sums[b] if op[SECOND_IN] == IN_SUMS else floats
+                    other = sums if op[SECOND_IN] == IN_SUMS else floats
                     for n in range(len(out)):
                         out[n] = held[source + n] + other[op[SECOND] + n]
                 elif op[SOURCE_IN] == IN_SPIKES:
@@ -283,8 +241,10 @@ def run(  # type: ignore[no-untyped-def]
                     total = accumulators[begin : begin + op[OUTPUTS]]
                     if kind == SCATTER or step == 0:
                         total[:] = 0
-                    end = source + (op[INPUTS] + 7) // 8 * 8
-                    _spikes(op, tables, whole, spikes[source:end], total)
+                    if op[SEGMENTS] > 0:
+                        gather(op, tables, whole, bits[source // LANES :], lists, total)
+                    else:
+                        _spikes(op, tables, whole, bits[source // LANES :], total)
                     if kind == SCATTER:
                         _off_grid(op, weights, total, out)
                     elif step == timesteps - 1:
@@ -298,11 +258,10 @@ def run(  # type: ignore[no-untyped-def]
                                 out[at + n] = weights[op[BIAS] + n]
                     elif step == 0:
                         out[:] = _ZERO
-                    held = sums[b] if op[SOURCE_IN] == IN_SUMS else floats
                     _values(op, tables, weights, held[source : source + op[INPUTS]], out)
                 if kind == READOUT and step == timesteps - 1:
                     steps = np.float32(timesteps)
                     for n in range(len(out)):
                         q[b, n] = (out[n] + steps * weights[op[BIAS] + n]) / steps
-        if len(pixels) > 0:
-            seen[b] = pixels[b]
+        for n in range(len(seen)):
+            seen[n] = frame[n]

@@ -15,7 +15,7 @@ from snn_rl.errors import CheckpointError, EngineError
 from snn_rl.inference import plan
 from snn_rl.inference.parts import Parts, Value
 from snn_rl.inference.plan import Plan
-from snn_rl.inference.positions import channels_last, position_table
+from snn_rl.inference.positions import channels_last, position_table, segment_table
 from snn_rl.inference.reader import Weights
 from snn_rl.inference.rows import Rows, cannot, most_sums, rows_of
 
@@ -31,7 +31,7 @@ KNOWN_OPTIONS = {
     "lif": {"shape", "threshold", "leak"},
     "sumpool": {"kernel_size", "stride", "padding", "ceil_mode"},
     "flatten": set(),
-    "dropout": {"p"},
+    "dropout": {"p", "channels"},
     "add": set(),
     "scale": set(),
 }  # fmt: skip
@@ -155,6 +155,8 @@ class _Lowering:
         }
         table = position_table(rows.window, rows.row, rows.channels, self.parts.table_end)
         self.parts.tables.append(table)
+        if x.place == plan.IN_SPIKES and rows.groups == 1:
+            fields |= self._gathered(x, rows, fields[plan.WEIGHTS])
         if x.place == plan.IN_PIXELS:
             tiled = np.tile(rows.bias, size // rows.channels)
             kind, place, target = plan.PIXELS, plan.IN_SUMS, self.parts.frame_sums(tiled)
@@ -179,6 +181,19 @@ class _Lowering:
             plan.WEIGHTS: self.parts.store_whole(whole.astype(np.int16)),
             plan.SECOND: self.parts.store(np.array([1 / rows.scale])),
             plan.ACCUMULATOR: self.parts.accumulator(rows.outputs),
+        }
+
+    def _gathered(self, x: Value, rows: Rows, stored: int) -> dict[int, int]:
+        """What it takes to sum up, for each output position, the spikes that it sees."""
+        first, window = self.parts.table_end, rows.window
+        self.parts.tables.append(segment_table(window, rows.per_group, first))
+        if window.area > 1:
+            lying = rows.weight[0][:, :, np.argsort(window.columns)].transpose(1, 2, 0, 3)
+            stored = self.parts.store_whole((lying * rows.scale).astype(np.int16))
+        return {
+            plan.SEGMENTS: first,
+            plan.GATHERED: stored,
+            plan.POSITIONS: x.size // rows.per_group,
         }
 
     def _spikes(self, node: dict[str, Any], x: Value) -> Value:

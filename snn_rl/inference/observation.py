@@ -64,7 +64,9 @@ class ObservationPipeline:
         if not self._has_type(array):
             raise self._mismatch(array)
         if array.shape[1:] == self.frame_shape:
-            return np.require(array, requirements=["C", "W"])  # as torch wants it
+            if array.flags.carray:  # contiguous, aligned and writeable, as torch wants it
+                return array
+            return np.require(array, requirements=["C", "A", "W"])
         if array.shape[1:] != self.raw_shape:
             raise self._mismatch(array)
         return np.stack([self._grey(image) for image in array])[:, None]

@@ -91,9 +91,9 @@ class Parts:
         return offset
 
     def spike_bytes(self, size: int) -> int:
-        """Room for spikes, one byte each, aligned to whole words; returns its offset."""
+        """Room for spikes, one byte each, aligned to 64, one word of bits; returns its offset."""
         offset = self.spikes
-        self.spikes += -(-size // 8) * 8
+        self.spikes += -(-size // 64) * 64
         return offset
 
     def frame_sums(self, initial: Array) -> int:

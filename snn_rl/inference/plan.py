@@ -48,7 +48,10 @@ SECOND = 15  # ADD: where the second operand begins; LIF: offset of its leaks; s
 SECOND_IN = 16
 MEMBRANE = 17  # LIF: where its neurons begin among all neurons
 ACCUMULATOR = 18  # where the sums of whole weights begin
-WIDTH = 19
+SEGMENTS = 19  # offset of its table of segments, see snn_rl.inference.positions; 0: it has none
+GATHERED = 20  # offset of its whole weights as [ky, kx, in channel, out channel]
+POSITIONS = 21  # positions of the input where there are segments
+WIDTH = 22
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from math import gcd
 from typing import Any
 
@@ -124,3 +125,42 @@ def _runs(window: Window, x: int, row: int, out_channels: int) -> list[list[int]
         else:
             runs.append([weight, target, row])
     return runs
+
+
+def segment_table(window: Window, channels: int, first: int) -> NDArray[np.uint32]:
+    """Two bounds per output position, then the triples that they bound: the input positions from
+    and to which a segment goes, and what brings the index of an input to that of its weights.
+
+    An input's index counts all inputs channels-last; weights lie as [ky, kx, in channel], in rows
+    of output channels. Sums of an index and a constant are meant modulo 2^32. Windows only, not
+    groups.
+
+    Args:
+        channels: of the input.
+        first: index at which this table will begin among all tables.
+    """
+    entries: list[int] = []
+    head: list[int] = []
+    begin = first + 2 * window.out[0] * window.out[1]
+    columns = [_reads(window, 1, at) for at in range(window.out[1])]
+    for row in range(window.out[0]):
+        ys = _reads(window, 0, row)
+        for xs in columns:
+            found: list[list[int]] = []
+            for (ky, y), (kx, x) in product(ys, xs):
+                position = y * window.size[1] + x
+                shift = (ky * window.kernel[1] + kx - position) * channels % 2**32
+                if found and found[-1][1:] == [position, shift]:
+                    found[-1][1] += 1
+                else:
+                    found.append([position, position + 1, shift])
+            head += [begin + len(entries), begin + len(entries) + 3 * len(found)]
+            entries += [value for segment in found for value in segment]
+    return np.array(head + entries, np.uint32)
+
+
+def _reads(window: Window, axis: int, at: int) -> list[tuple[int, int]]:
+    """(kernel index, input index) pairs that an output takes part in."""
+    first = at * window.stride[axis] - window.padding[axis]
+    places = ((k, first + k * window.dilation[axis]) for k in range(window.kernel[axis]))
+    return [(k, place) for k, place in places if 0 <= place < window.size[axis]]

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
@@ -126,6 +127,15 @@ def evaluation_table(rows: Sequence[dict[str, Any]]) -> Table:
         )
     if "validation_starts" in shown:
         table.caption = "validated: trials that begin as one did that chose the agent's weights"
+    return table
+
+
+def text_table(rows: Sequence[Mapping[str, str]], title: str) -> Table:
+    """Rows of text by column, without the columns in which none has anything but a dash."""
+    heads = [head for head in rows[0] if any(row[head] != "–" for row in rows)]
+    table = Table(*heads, title=title)
+    for row in rows:
+        table.add_row(*(escape(row[head]) for head in heads))
     return table
 
 

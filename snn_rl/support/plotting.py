@@ -14,7 +14,7 @@ MUTED = "#6b6b6b"
 DPI = 130
 
 
-def canvas(width: float, height: float) -> tuple[Figure, Axes]:
+def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
     """An empty figure, in inches, without any global state of matplotlib."""
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     axes = figure.subplots()

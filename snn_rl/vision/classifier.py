@@ -13,10 +13,9 @@ from torch import Tensor
 from snn_rl.core.network import Network
 from snn_rl.errors import CheckpointError
 from snn_rl.runs import checkpoint
+from snn_rl.runs.folder import stage_folders as folder_stages
 from snn_rl.vision.evaluation import classify
-
-CONFIG, EVALUATION = "config.yaml", "evaluation.json"
-ANN, PRUNED = "ann", "pruned"
+from snn_rl.vision.shipped import find_classifier
 
 
 @dataclass(frozen=True)
@@ -52,12 +51,15 @@ class Classifier:
         return [self.classes[label] for label in self.logits(images).argmax(1).tolist()]
 
 
-def load_classifier(folder: Path) -> Classifier:
-    """Classifier from a stage's folder.
+def load_classifier(source: str | Path) -> Classifier:
+    """Classifier from a stage's folder, or a shipped one as "zoo:<dataset>-<model>/<stage>".
+
+    Nothing in the files is executed.
 
     Raises:
         CheckpointError: one sentence on what is wrong with the folder.
     """
+    folder = find_classifier(source)
     network, card = checkpoint.load(folder)
     dataset = card.get("dataset")
     if card.get("task") != "classification" or not isinstance(dataset, dict):
@@ -66,21 +68,9 @@ def load_classifier(folder: Path) -> Classifier:
 
 
 def stage_folders(folder: Path) -> list[Path]:
-    """Folders of a run's finished stages, ANN first, then falling T; or `folder` if it is one.
+    """Folders of a run's finished stages, or `folder` if it is one.
 
     Raises:
         CheckpointError: neither.
     """
-    if (folder / checkpoint.CARD).is_file():
-        return [folder]
-    # Names with a dot in front are what an interrupted save left behind.
-    found = [path.parent for path in folder.glob(f"[!.]*/{checkpoint.CARD}")]
-    if not found:
-        raise CheckpointError(f"{folder} holds no finished stage: name a run of vision train")
-    return sorted(found, key=_order)
-
-
-def _order(folder: Path) -> tuple[int, int, str]:
-    name = folder.name
-    rank = 0 if name == ANN else 2 if name.startswith(PRUNED) else 1
-    return rank, -int(checkpoint.read_card(folder)["timesteps"]), name
+    return [folder] if (folder / checkpoint.CARD).is_file() else folder_stages(folder)

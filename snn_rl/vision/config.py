@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from snn_rl.conversion.temporal_pruning import schedule
-from snn_rl.support.settings import Section
+from snn_rl.conversion.temporal_pruning import even_split, schedule
+from snn_rl.support.settings import Section, read_yaml, validate
 
+ANN, PRUNED = "ann", "pruned"
+KEY = "dataset"
+"""Names a run's settings as a classifier's."""
 Model = Literal["small", "fast", "vgg6", "vgg16", "resnet20"]
 Dataset = Literal["cifar10", "cifar100", "tiny-imagenet", "imagenet", "folder"]
 
@@ -93,11 +97,13 @@ class SpikingConfig(StageConfig):
     epochs: int = Field(default=100, ge=0)
     optimizer: Literal["sgd", "adam", "muon"] = "adam"
     learning_rate: float = Field(default=1e-4, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    """of weights alone; that of the ANN is not taken over"""
     milestones: list[float] = Field(default=[0.6, 0.8, 0.9])
     dropout: float = Field(default=0.2, ge=0, lt=1)
     batch_norm: bool = False
-    """train with batch-norm behind every convolution; it begins as the identity and is folded away
-    again at the stage's end"""
+    """train with batch-norm: the ANN's, or where it was folded one that begins as the identity
+    behind every convolution; it is folded away again at the stage's end"""
 
 
 class PruneConfig(StageConfig):
@@ -110,6 +116,8 @@ class PruneConfig(StageConfig):
     epochs: int = Field(default=30, ge=0)
     optimizer: Literal["sgd", "adam", "muon"] = "adam"
     learning_rate: float = Field(default=1e-4, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    """of weights alone; that of the ANN is not taken over"""
     milestones: list[float] = Field(default=[0.6, 0.8, 0.9])
     dropout: float = Field(default=0.2, ge=0, lt=1)
 
@@ -124,7 +132,7 @@ class VisionConfig(Section):
     """side of the crops of image files (imagenet and folder; Tiny-ImageNet has 64)"""
     model: Model = "vgg16"
     batch_norm: bool = True
-    """in the ANN; folded into the weights when it is converted"""
+    """in the ANN; folded into the weights when it is converted, or at its stage's end"""
     binary: bool = False
     """train a network of binary activations as such instead: no ANN, T = 1 from the first epoch"""
     seed: int = Field(default=0, ge=0)
@@ -158,7 +166,8 @@ class VisionConfig(Section):
     neurons: NeuronConfig = NeuronConfig()
     augment: AugmentConfig = AugmentConfig()
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """of convolutions and linear layers (membranes stay in float32); auto: bfloat16 on a GPU"""
+    """of convolutions and linear layers (membranes stay in float32); auto: bfloat16 on a GPU, and
+    on a CPU where a short measurement finds it faster"""
     channels_last: bool = True
     """memory layout of convolutions"""
     device: str = "auto"
@@ -174,7 +183,9 @@ class VisionConfig(Section):
             raise ValueError("a binary network is trained as such: leave out direct, ann_from")
         if self.budget is not None and self.spiking.epochs_at:
             raise ValueError("budget splits the epochs evenly: leave out spiking.epochs_at")
-        self.stages()
+        stages = self.stages()
+        if self.budget is not None and stages:
+            even_split(self.budget, len(stages))
         return self
 
     def stages(self) -> list[int]:
@@ -184,3 +195,21 @@ class VisionConfig(Section):
         if self.timesteps == 0:
             return []
         return schedule(self.timesteps, self.until, step=self.step, skip=self.skip)
+
+    def stage_names(self) -> list[str]:
+        """All stages in order of training."""
+        names = [] if self.binary or self.ann_from else [ANN]
+        names += [f"T{t}" for t in self.stages()]
+        return [*names, PRUNED] if self.prune.density < 1 else names
+
+    def spiking_epochs(self, timesteps: int) -> int:
+        """Epochs of the spiking stage at T."""
+        schedule = self.stages()
+        if self.budget is None:
+            return self.spiking.epochs_of(timesteps)
+        return even_split(self.budget, len(schedule))[schedule.index(timesteps)]
+
+
+def read_config(path: Path) -> VisionConfig:
+    """Configuration from a YAML file. Raises ConfigError with the path of the mistake."""
+    return validate(VisionConfig, read_yaml(path), str(path))

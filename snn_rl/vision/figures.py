@@ -9,14 +9,22 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from snn_rl.support.plotting import GREY, PALE, RED, canvas
+from snn_rl.runs.records import CurvePoint
+from snn_rl.support.plotting import GREY, PALE, RED, new_figure
 
 Row = Mapping[str, Any]
 
 
+class EpochPoint(CurvePoint):
+    """One line of metrics.jsonl, by images seen."""
+
+    images: int
+    epoch: int
+
+
 def draw_accuracy(rows: Sequence[Row]) -> Figure:
     """Test accuracy of every stage as a bar, the paper's as a line where it has one."""
-    figure, axes = canvas(max(5.0, 1.6 + 1.0 * len(rows)), 4.0)
+    figure, axes = new_figure(max(5.0, 1.6 + 1.0 * len(rows)), 4.0)
     accuracies = [row["accuracy"] for row in rows]
     colours = [PALE if row["spike_rates"] else GREY for row in rows]
     axes.bar(range(len(rows)), accuracies, width=0.62, color=colours, zorder=2)
@@ -37,7 +45,7 @@ def draw_accuracy(rows: Sequence[Row]) -> Figure:
 def draw_spike_rates(rates: Mapping[str, Mapping[str, float]]) -> Figure:
     """Spikes per neuron per image of every layer, a line for each entry of `rates` (Fig. 1d)."""
     layers = list(dict.fromkeys(layer for found in rates.values() for layer in found))
-    figure, axes = canvas(max(6.0, 2.5 + 0.45 * len(layers)), 4.2)
+    figure, axes = new_figure(max(6.0, 2.5 + 0.45 * len(layers)), 4.2)
     colours = colormaps["viridis"](np.linspace(0, 0.9, max(len(rates), 2)))
     for colour, (name, found) in zip(colours, rates.items(), strict=False):
         values = [found.get(layer, float("nan")) for layer in layers]
@@ -50,14 +58,15 @@ def draw_spike_rates(rates: Mapping[str, Mapping[str, float]]) -> Figure:
     return figure
 
 
-def draw_learning(points: Sequence[Row]) -> Figure:
+def draw_learning(points: Sequence[EpochPoint]) -> Figure:
     """Validation accuracy after every epoch, stages one after the other."""
-    figure, axes = canvas(8.0, 4.0)
+    figure, axes = new_figure(8.0, 4.0)
     offset = 0
-    for stage in dict.fromkeys(point["stage"] for point in points):
-        found = [p for p in points if p["stage"] == stage and p["validation"] is not None]
-        epochs = [offset + p["epoch"] for p in found]
-        axes.plot(epochs, [100 * p["validation"] for p in found], "-o", markersize=3, label=stage)
+    for stage in dict.fromkeys(point.stage for point in points):
+        found = [(p.epoch, p.validation) for p in points if p.stage == stage]
+        dots = [(offset + epoch, 100 * share) for epoch, share in found if share is not None]
+        epochs = [epoch for epoch, _ in dots]
+        axes.plot(epochs, [percent for _, percent in dots], "-o", markersize=3, label=stage)
         offset = max(epochs, default=offset)
         axes.axvline(offset, color=GREY, linewidth=0.6)
     axes.set_xlabel("epochs, all stages one after the other")

@@ -45,7 +45,7 @@ class Options:
     dropout: float = 0.0
 
 
-class Classifier(nn.Sequential):
+class NamedLayers(nn.Sequential):
     """Named layers in order, reading pixels 0...255 [batch, channels, height, width]."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ class BasicBlock(nn.Module):
 
 def build_model(
     name: Model, shape: Shape, classes: int, options: Options | None = None
-) -> Classifier:
+) -> NamedLayers:
     """Freshly initialised classifier.
 
     Args:
@@ -94,7 +94,7 @@ def build_model(
         SnnRlError: unknown model, or images it cannot pool.
     """
     options = options or Options()
-    builders: dict[str, Callable[[], Classifier]] = {
+    builders: dict[str, Callable[[], NamedLayers]] = {
         "vgg6": lambda: _vgg(_VGG6, (4096, 4096), shape, classes, options),
         "vgg16": lambda: _vgg(_vgg16(shape), (4096, 4096), shape, classes, options),
         "small": lambda: _small(shape, classes, options),
@@ -119,15 +119,15 @@ def _vgg16(shape: Shape) -> tuple[int | str, ...]:
 
 def _vgg(
     plan: Sequence[int | str], hidden: Sequence[int], shape: Shape, classes: int, options: Options
-) -> Classifier:
+) -> NamedLayers:
     """Convolutions and poolings by `plan`, then linear layers."""
-    model = Classifier()
+    model = NamedLayers()
     channels, height, width = _features(model, plan, shape, options)
     return _head(model, channels * height * width, hidden, classes, options)
 
 
 def _features(
-    model: Classifier, plan: Sequence[int | str], shape: Shape, options: Options
+    model: NamedLayers, plan: Sequence[int | str], shape: Shape, options: Options
 ) -> Shape:
     """Add convolutions and poolings by `plan`; the shape behind them."""
     channels, height, width = shape
@@ -149,20 +149,20 @@ def _features(
     return channels, height, width
 
 
-def _fast(shape: Shape, classes: int, options: Options) -> Classifier:
+def _fast(shape: Shape, classes: int, options: Options) -> NamedLayers:
     """96,96,A,128,128,A,256,256,256, mean over the image; FC: 1.8 M parameters.
 
     Wide where a binary spike tells least, at the first layers; small where weights are many.
     """
-    model = Classifier()
+    model = NamedLayers()
     channels, height, width = _features(model, _FAST, shape, options)
     model.add_module("mean", nn.AvgPool2d((height, width)))
     return _head(model, channels, (), classes, options)
 
 
-def _small(shape: Shape, classes: int, options: Options) -> Classifier:
+def _small(shape: Shape, classes: int, options: Options) -> NamedLayers:
     """4x4 conv48 of stride 2, conv64, A, conv128, A; FC: sized for training on one CPU core."""
-    model = Classifier()
+    model = NamedLayers()
     channels, height, width = shape
     first = nn.Conv2d(channels, 48, 4, 2, padding=1, bias=not options.batch_norm)
     for index, conv in enumerate((first, _conv(48, 64, options), _conv(64, 128, options)), start=1):
@@ -176,9 +176,9 @@ def _small(shape: Shape, classes: int, options: Options) -> Classifier:
     return _head(model, 128 * height * width, (), classes, options)
 
 
-def _resnet20(shape: Shape, classes: int, options: Options) -> Classifier:
+def _resnet20(shape: Shape, classes: int, options: Options) -> NamedLayers:
     """Stem of three convolutions, pooling, eight basic blocks, one linear layer."""
-    model = Classifier()
+    model = NamedLayers()
     channels, height, width = shape
     for index in (1, 2, 3):
         model.add_module(f"conv{index}", _conv(channels, 64, options))
@@ -198,8 +198,8 @@ def _resnet20(shape: Shape, classes: int, options: Options) -> Classifier:
 
 
 def _head(
-    model: Classifier, features: int, hidden: Sequence[int], classes: int, options: Options
-) -> Classifier:
+    model: NamedLayers, features: int, hidden: Sequence[int], classes: int, options: Options
+) -> NamedLayers:
     model.add_module("flatten", nn.Flatten())
     for index, width in enumerate(hidden, start=1):
         model.add_module(f"fc{index}", nn.Linear(features, width))
@@ -228,7 +228,7 @@ def _halved(height: int, width: int) -> tuple[int, int]:
     return height // 2, width // 2
 
 
-def _last(model: Classifier) -> nn.Linear:
+def _last(model: NamedLayers) -> nn.Linear:
     layer = list(model)[-1]
     assert isinstance(layer, nn.Linear)
     return layer

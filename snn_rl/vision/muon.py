@@ -69,8 +69,8 @@ class Muon(Optimizer):
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
         state["momentum"].lerp_(gradient, 1 - group["momentum"])
-        ahead = gradient.lerp(state["momentum"], group["momentum"])
-        matrix = ahead.flatten(1)
+        nesterov = gradient.lerp(state["momentum"], group["momentum"])
+        matrix = nesterov.flatten(1)
         # A tall matrix' update is scaled so that every output changes as much as in a wide one.
         scale = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
         update = orthogonalised(matrix).to(parameter.dtype).view(parameter.shape)

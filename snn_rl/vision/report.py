@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,15 @@ from matplotlib.figure import Figure
 from snn_rl.energy.views import draw_energy
 from snn_rl.errors import SnnRlError
 from snn_rl.runs.checkpoint import read_card, write_text
+from snn_rl.runs.folder import CONFIG, shown
 from snn_rl.runs.monitor import METRICS
-from snn_rl.support.markdown import table
+from snn_rl.runs.records import read_points
+from snn_rl.support.markdown import fenced, table
 from snn_rl.support.plotting import save_figure
 from snn_rl.vision import figures
-from snn_rl.vision.classifier import CONFIG, stage_folders
+from snn_rl.vision.classifier import stage_folders
 from snn_rl.vision.config import VisionConfig
+from snn_rl.vision.figures import EpochPoint
 from snn_rl.vision.paper import table1
 from snn_rl.vision.scoring import read_evaluation, settings_of
 
@@ -141,14 +144,7 @@ def _draw_energy(rows: Sequence[Row]) -> Figure:
 
 
 def _learning(run: Path) -> str:
-    path = run / METRICS
-    points = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                points.append(json.loads(line))
-            except ValueError:
-                continue  # a crash cut the last line off
+    points = read_points(run / METRICS, EpochPoint, "images")
     if not points:
         return ""
     return _picture(run, "learning", "Learning curves", figures.draw_learning(points))
@@ -160,10 +156,11 @@ def _reproduce(run: Path) -> str:
     commands = list(dict.fromkeys(str(p["command"]) for p in made if p.get("command")))
     hardware = ", ".join(dict.fromkeys(str(p.get("hardware")) for p in made))
     seed = next((p["seed"] for p in made if "seed" in p), "?")
-    commands += [f"snn-rl vision evaluate {run.name}", f"snn-rl vision report {run.name}"]
-    lines = "\n".join(commands)
+    name = shlex.quote(shown(run))
+    commands += [f"snn-rl vision evaluate {name}", f"snn-rl vision report {name}"]
+    block = fenced("\n".join(commands), "sh")
     return (
-        f"## How to reproduce this\n\n```sh\n{lines}\n```\n\nSeed {seed}. Trained on {hardware}. "
+        f"## How to reproduce this\n\n{block}\n\nSeed {seed}. Trained on {hardware}. "
         "All settings are in `config.yaml` beside this file."
     )
 

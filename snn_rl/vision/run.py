@@ -2,63 +2,51 @@
 
 from __future__ import annotations
 
-import logging
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
-from snn_rl.conversion.batch_norm import insert_batch_norm, measure_batch_norm
+from snn_rl.conversion.batch_norm import (
+    has_batch_norm,
+    insert_batch_norm,
+    measure_batch_norm,
+)
 from snn_rl.conversion.convert import Calibration, NeuronOptions, balance, convert
-from snn_rl.conversion.temporal_pruning import even_split, temporal_pruning
+from snn_rl.conversion.temporal_pruning import Stage, Start, temporal_pruning
 from snn_rl.conversion.tracing import trace
-from snn_rl.conversion.weight_pruning import Masks, apply_masks, magnitude_masks
+from snn_rl.conversion.weight_pruning import apply_masks, magnitude_masks
 from snn_rl.core.network import Network
 from snn_rl.core.surrogates import Surrogate
 from snn_rl.errors import SnnRlError
 from snn_rl.runs import checkpoint
+from snn_rl.runs.folder import Interrupted, begin, held, holds, keep, lasting
 from snn_rl.runs.owner import Owner, own
 from snn_rl.runs.provenance import hardware, written
 from snn_rl.runs.resume import RESUME, Saver
-from snn_rl.vision.classifier import ANN, CONFIG, PRUNED
-from snn_rl.vision.config import VisionConfig
+from snn_rl.vision.batches import derived_seed
+from snn_rl.vision.config import ANN, PRUNED, VisionConfig, read_config
 from snn_rl.vision.data import Data
 from snn_rl.vision.evaluation import evaluate
 from snn_rl.vision.models import PIXEL_SCALE, Options, build_model
 from snn_rl.vision.monitor import Monitor
 from snn_rl.vision.process import Process
-from snn_rl.vision.training import Result, Stage, StageTrainer, derived_seed
-
-log = logging.getLogger(__name__)
+from snn_rl.vision.training import Result, StagePlan, StageTrainer
 
 RATE_IMAGES = 1000
 SECONDS_BETWEEN_SAVES = 60.0
 CALIBRATION, PRUNING = 1_000_000, 2_000_000  # places among the stages' seeds
 
 
-class Interrupted(Exception):
-    """Training was asked to stop; an exact resume is saved in the run's folder."""
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A stage of the run."""
-
-    network: Network
-    timesteps: int
-
-
 class Run:
-    """Trains all stages of one configuration into `folder`; finished ones are taken from there.
+    """Trains all stages of one configuration into `folder`; those that it holds are loaded.
 
     Args:
         data: opened by `load_data`.
-        process: of this process; under torchrun every process makes the same calls.
+        process: under torchrun every process makes the same calls.
         monitor: sees progress and may stop the run.
         command: how to reproduce the run, for the stages' cards.
         fresh: the folder must not hold a run yet.
@@ -79,169 +67,164 @@ class Run:
         self.process, self.monitor, self.command = process, monitor, command
         self.fresh = fresh
         self.owner: Owner | None = None
-        self.options = NeuronOptions(
-            threshold=config.neurons.threshold,
-            leak=config.neurons.leak,
-            percentile=config.neurons.percentile,
-            surrogate=Surrogate(config.neurons.surrogate, config.neurons.gamma),
-        )
 
-    def train(self) -> dict[str, Trained]:
+    def train(self) -> dict[str, Stage]:
         """Train every stage; stages by name.
 
         Raises:
-            Interrupted: the monitor asked to stop.
-            SnnRlError: another process trains in the folder, or it holds a run where none may be.
+            Interrupted: the monitor asked to stop; what was reached is saved.
+            SnnRlError: another process trains in the folder, or it holds another run.
         """
-        with own(self.folder) if self.process.leads else nullcontext() as owner:
-            self.owner = owner
+        with own(self.folder) if self.process.leads else nullcontext() as self.owner:
+            if self.process.leads:
+                begin(self.folder, self.config, self.command, read_config, self.fresh)
+            self.process.wait()
             return self._train_stages()
 
-    def _train_stages(self) -> dict[str, Trained]:
-        if self.process.leads:
-            if self.fresh and (self.folder / CONFIG).exists():
-                raise SnnRlError(
-                    f"{self.folder} already holds a run: add --resume or choose another --run-dir"
-                )
-            text = yaml.safe_dump(self.config.model_dump(), sort_keys=False)
-            checkpoint.write_text(self.folder / CONFIG, text)
-        self.process.wait()
-        if self.config.binary:
-            stages = {"T1": self._binary()}
+    def _train_stages(self) -> dict[str, Stage]:
+        config, stages = self.config, dict[str, Stage]()
+        if config.binary:
+            stages["T1"] = self._stage("T1", 1, self._train_binary)
         else:
-            ann = self._ann()
-            stages = {ANN: ann} | self._spiking(ann)
-        if self.config.prune.density < 1:
-            stages[PRUNED] = self._pruned(list(stages.values())[-1])
+            stages[ANN] = self._given_ann() or self._stage(ANN, 1, self._train_ann)
+            schedule = config.stages()
+            for part in [[t] for t in schedule] if config.direct else [schedule]:
+                self._prune_in_time(stages, part)
+        if config.prune.density < 1:
+            stages[PRUNED] = self._prune_weights(list(stages.values())[-1])
         return stages
 
-    def _ann(self) -> Trained:
-        config = self.config
-        if config.ann_from is not None:
-            network, card = checkpoint.load(Path(config.ann_from))
-            if network.spiking or card.get("dataset", {}).get("name") != self.data.name:
-                raise SnnRlError(f"{config.ann_from} holds no ANN for {self.data.name}")
-            return Trained(self.process.place(network), 1)
-        network = self._fresh(config.ann.dropout)
-        stage = Stage(ANN, 1, config.ann.epochs, config.ann, self._seed(0))
-        return self._train(stage, network, {})
+    def _stage(self, name: str, timesteps: int, train: Callable[[], Network]) -> Stage:
+        """The stage that the folder holds, or that is trained now."""
+        network = self._load(name) if holds(self.folder, name) else train()
+        return Stage(timesteps, network)
 
-    def _fresh(self, dropout: float) -> Network:
+    def _load(self, name: str) -> Network:
+        network, _ = checkpoint.load(self.folder / name)
+        return self.process.place(network)
+
+    def _given_ann(self) -> Stage | None:
+        """The ANN that the run converts instead of training one, if any."""
+        if self.config.ann_from is None:
+            return None
+        network, card = checkpoint.load(Path(self.config.ann_from))
+        if network.spiking or card.get("dataset", {}).get("name") != self.data.name:
+            raise SnnRlError(f"{self.config.ann_from} holds no ANN for {self.data.name}")
+        return Stage(1, self.process.place(network))
+
+    def _train_ann(self) -> Network:
+        config = self.config.ann
+        plan = StagePlan(ANN, 1, config.epochs, config, self._seed(0))
+        return self._train(plan, self._build_ann(config.dropout))
+
+    def _train_binary(self) -> Network:
+        """Binary activations trained as such: spiking at T = 1 from random weights, with
+        batch-norm between layer and neurons (Table 3's rivals)."""
+        config = self.config.spiking
+        network = self._build_ann(config.dropout)
+        measure_batch_norm(network, self._calibration().frames)
+        plan = StagePlan("T1", 1, config.epochs_of(1), config, self._seed(1))
+        return self._train(plan, self._convert(network, 1, fold=False))
+
+    def _prune_in_time(self, stages: dict[str, Stage], schedule: list[int]) -> None:
+        """Add the spiking stages to `stages`, going on from those that the folder holds."""
+        done = held(self.folder, schedule)
+        for t in done:
+            stages[f"T{t}"] = Stage(t, self._load(f"T{t}"))
+        remaining = schedule[len(done) :]
+        if not remaining:
+            return
+        start = stages[f"T{done[-1]}"].network if done else None
+        keeps_norm = self.config.spiking.batch_norm
+        for stage in temporal_pruning(
+            start or self._convert(stages[ANN].network, schedule[0], fold=not keeps_norm),
+            remaining,
+            partial(self._train_spiking, stages),
+            self._rates,
+            rescale_leak=self.config.rescale_leak,
+        ):
+            stages[f"T{stage.timesteps}"] = stage
+
+    def _train_spiking(self, stages: Mapping[str, Stage], start: Start) -> Network:
+        """Train a stage that comes after `stages`."""
+        config, network, t = self.config, start.network, start.timesteps
+        if config.rebalance and not config.direct and t != config.timesteps:
+            self._balance(network, t)
+        if config.spiking.batch_norm and not has_batch_norm(network):
+            network = insert_batch_norm(network, self._calibration().frames, t)
+        teacher = stages[ANN] if config.teacher == ANN else list(stages.values())[-1]
+        epochs = config.spiking_epochs(t)
+        plan = StagePlan(f"T{t}", t, epochs, config.spiking, self._seed(t), teacher)
+        return self._train(plan, network, {"spike_rates_before": dict(start.spike_rates)})
+
+    def _prune_weights(self, last: Stage) -> Stage:
+        """The last stage with the smallest weights removed, trained on after every removal."""
+        config, stage = self.config.prune, last
+        for index in range(1, config.rounds + 1):
+            name = PRUNED if index == config.rounds else f"{PRUNED}-{index}"
+            density = config.density ** (index / config.rounds)
+            network = stage.network.clone()
+            masks = magnitude_masks(network, density)
+            apply_masks(network, masks)
+            seed, teacher = self._seed(PRUNING + index), last if config.distill > 0 else None
+            plan = StagePlan(name, last.timesteps, config.epochs, config, seed, teacher, masks)
+            train = partial(self._train, plan, network, {"density": density})
+            stage = self._stage(name, last.timesteps, train)
+        return stage
+
+    def _train(
+        self, plan: StagePlan, network: Network, facts: Mapping[str, Any] | None = None
+    ) -> Network:
+        """Train and save a stage.
+
+        Args:
+            facts: further entries of its card.
+
+        Raises:
+            Interrupted: the monitor asked to stop.
+        """
+        settings, check = lasting(self.config), self._check_owner
+        saver = Saver(self.folder / RESUME, SECONDS_BETWEEN_SAVES, check, settings)
+        trainer = StageTrainer(
+            plan, network, self.data, self.config.augment, self.process, self.monitor, saver
+        )
+        result = trainer.run()
+        self.process.wait()
+        self._check_owner()
+        if self.process.leads:
+            card = self._card(plan, result) | dict(facts or {})
+
+            def save(folder: Path) -> None:
+                checkpoint.save(folder, result.network, plan.timesteps, card)
+
+            keep(self.folder, plan.name, save, interrupted=result.interrupted)
+        self.process.wait()
+        if result.interrupted:
+            raise Interrupted(plan.name)
+        return self.process.place(result.network)
+
+    def _check_owner(self) -> None:
+        if self.owner is not None:
+            self.owner.check()
+
+    def _build_ann(self, dropout: float) -> Network:
         """Freshly initialised ANN."""
         torch.manual_seed(self.config.seed)
         options = Options(self.config.batch_norm, dropout)
         model = build_model(self.config.model, self.data.shape, len(self.data.classes), options)
         return self.process.place(trace(model, self.data.shape, pixels=True))
 
-    def _spiking(self, ann: Trained) -> dict[str, Trained]:
-        """The spiking stages, each from the one before, or each from the ANN (`direct`)."""
-        config = self.config
-        stages: dict[str, Trained] = {}
-        schedule = config.stages()
-        epochs = {t: config.spiking.epochs_of(t) for t in schedule}
-        if config.budget is not None and schedule:
-            epochs = dict(zip(schedule, even_split(config.budget, len(schedule)), strict=True))
-        before: list[Mapping[str, float]] = []
-        previous = ann
-
-        def rates(network: Network, timesteps: int) -> Mapping[str, float]:
-            found = self._rates(network, timesteps)
-            before.append(found)
-            return found
-
-        def train(network: Network, timesteps: int) -> Network:
-            nonlocal previous
-            if config.rebalance and stages and not config.direct:
-                self._balance(network, timesteps)
-            if config.spiking.batch_norm:
-                network = insert_batch_norm(network, self._calibration().frames, timesteps)
-            teacher = ann if config.teacher == ANN else previous
-            stage = Stage(
-                f"T{timesteps}",
-                timesteps,
-                epochs[timesteps],
-                config.spiking,
-                self._seed(timesteps),
-                teacher=teacher.network,
-                teacher_timesteps=teacher.timesteps,
-            )
-            previous = self._train(stage, network, {"spike_rates_before": dict(before[-1])})
-            stages[stage.name] = previous
-            return previous.network
-
-        for part in [[t] for t in schedule] if config.direct else [schedule]:
-            if part:
-                start = self._convert(ann.network, part[0])
-                walk = temporal_pruning(start, part, train, rates, rescale_leak=config.rescale_leak)
-                for _ in walk:
-                    pass
-        return stages
-
-    def _binary(self) -> Trained:
-        """Binary activations trained as such: spiking at T = 1 from random weights, with
-        batch-norm between layer and neurons (Table 3's rivals)."""
-        network = self._fresh(self.config.spiking.dropout)
-        measure_batch_norm(network, self._calibration().frames)
-        network = self._convert(network, 1, fold=False)
-        spiking = self.config.spiking
-        stage = Stage("T1", 1, spiking.epochs_of(1), spiking, self._seed(1))
-        return self._train(stage, network, {})
-
-    def _pruned(self, last: Trained) -> Trained:
-        """The last stage with the smallest weights removed, trained on after every removal."""
-        config = self.config.prune
-        stage = last
-        for index in range(1, config.rounds + 1):
-            density = config.density ** (index / config.rounds)
-            name = PRUNED if index == config.rounds else f"{PRUNED}-{index}"
-            network = stage.network.clone()
-            masks: Masks = magnitude_masks(network, density)
-            apply_masks(network, masks)
-            seed = self._seed(PRUNING + index)
-            teacher = last.network if config.distill > 0 else None
-            plan = Stage(
-                name, last.timesteps, config.epochs, config, seed, teacher, last.timesteps, masks
-            )
-            stage = self._train(plan, network, {"density": density})
-        return stage
-
-    def _train(self, stage: Stage, network: Network, facts: Mapping[str, Any]) -> Trained:
-        """Train and save a stage, or load it if it is finished."""
-        folder = self.folder / stage.name
-        if (folder / checkpoint.CARD).is_file():
-            network, _ = checkpoint.load(folder)
-            return Trained(self.process.place(network), stage.timesteps)
-        trainer = StageTrainer(
-            stage,
-            network,
-            self.data,
-            self.config.augment,
-            self.process,
-            self.monitor,
-            Saver(self.folder / RESUME, SECONDS_BETWEEN_SAVES, self._check_owner),
-        )
-        result = trainer.run()
-        self.process.wait()
-        if result.interrupted:
-            raise Interrupted(stage.name)
-        self._check_owner()
-        if self.process.leads:
-            card = self._card(stage, result) | dict(facts)
-            checkpoint.save(folder, result.network, stage.timesteps, card)
-            shutil.rmtree(self.folder / RESUME, ignore_errors=True)
-        self.process.wait()
-        return Trained(self.process.place(result.network), stage.timesteps)
-
-    def _check_owner(self) -> None:
-        if self.owner is not None:
-            self.owner.check()
-
     def _convert(self, ann: Network, timesteps: int, *, fold: bool = True) -> Network:
         """Spiking network from the ANN, balanced on training images."""
-        ann = ann.clone().eval()
-        return convert(
-            ann, self._calibration(), timesteps=timesteps, options=self.options, fold=fold
+        neurons = self.config.neurons
+        options = NeuronOptions(
+            threshold=neurons.threshold,
+            leak=neurons.leak,
+            percentile=neurons.percentile,
+            surrogate=Surrogate(neurons.surrogate, neurons.gamma),
         )
+        ann = ann.clone().eval()
+        return convert(ann, self._calibration(), timesteps=timesteps, options=options, fold=fold)
 
     def _balance(self, network: Network, timesteps: int) -> None:
         """Set the thresholds anew for T."""
@@ -250,7 +233,7 @@ class Run:
             self._calibration(),
             timesteps=timesteps,
             carry_membrane=False,
-            percentile=self.options.percentile,
+            percentile=self.config.neurons.percentile,
         )
 
     def _calibration(self) -> Calibration:
@@ -268,19 +251,19 @@ class Run:
     def _seed(self, place: int) -> int:
         return derived_seed(self.config.seed, place)
 
-    def _card(self, stage: Stage, result: Result) -> dict[str, Any]:
+    def _card(self, plan: StagePlan, result: Result) -> dict[str, Any]:
         config = self.config
-        distils = stage.teacher is not None and stage.config.distill > 0
+        distils = plan.teacher is not None and plan.config.distill > 0
         return {
             "task": "classification",
-            "stage": stage.name,
+            "stage": plan.name,
             "model": config.model,
             "dataset": {"name": self.data.name, "classes": list(self.data.classes)},
             "preprocessing": {
                 "image": list(self.data.shape),
                 "pixels": f"uint8 RGB, / {PIXEL_SCALE:g}",
             },
-            "teacher": (config.teacher if stage.name != PRUNED else "T1") if distils else None,
+            "teacher": (config.teacher if plan.name != PRUNED else "T1") if distils else None,
             "provenance": {
                 "command": self.command,
                 "seed": config.seed,

@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ConfigDict
 
 from snn_rl.conversion.weight_pruning import density
 from snn_rl.energy.counts import activation_densities
 from snn_rl.energy.report import EnergyReport, energy_report
 from snn_rl.errors import SnnRlError
 from snn_rl.runs import checkpoint
+from snn_rl.runs.folder import CONFIG, EVALUATION, shown
+from snn_rl.runs.records import Record, read_scores
 from snn_rl.support.settings import read_yaml, validate
-from snn_rl.vision.classifier import ANN, CONFIG, EVALUATION, Classifier, load_classifier
-from snn_rl.vision.config import VisionConfig
+from snn_rl.vision.classifier import Classifier, load_classifier
+from snn_rl.vision.config import ANN, VisionConfig
 from snn_rl.vision.data import Source
 from snn_rl.vision.evaluation import Evaluation, evaluate
 from snn_rl.vision.process import Process
@@ -83,19 +86,25 @@ def save_evaluation(run: Path, rows: Sequence[dict[str, Any]]) -> None:
     checkpoint.write_text(run / EVALUATION, json.dumps(list(rows), indent=1))
 
 
+class StageScore(Record):
+    """What every row of evaluation.json has; see `_row` for the rest."""
+
+    model_config = ConfigDict(extra="allow")
+
+    stage: str
+    images: int
+    accuracy: float
+    spike_rates: dict[str, float]
+    energy_uj: dict[str, float | None]
+
+
 def read_evaluation(run: Path) -> list[dict[str, Any]]:
     """What `save_evaluation` kept. Raises SnnRlError if it is missing or damaged."""
-    path = run / EVALUATION
-    if not path.is_file():
-        raise SnnRlError(f"{path} is missing: run `snn-rl vision evaluate {shlex.quote(str(run))}`")
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        if not rows or any("accuracy" not in row or "energy_uj" not in row for row in rows):
-            raise ValueError
-    except (ValueError, TypeError):
-        raise SnnRlError(f"{path} is damaged: run `snn-rl vision evaluate` again") from None
-    found: list[dict[str, Any]] = rows
-    return found
+    path, command = run / EVALUATION, f"snn-rl vision evaluate {shlex.quote(shown(run))}"
+    rows = [score.model_dump() for score in read_scores(path, StageScore, command)]
+    if not rows:
+        raise SnnRlError(f"{path} is missing: run `{command}`")
+    return rows
 
 
 def _row(
