@@ -180,7 +180,7 @@ def broken(folder: Path, to: Path, file: str, old: str, new: str) -> Path:
             "float u = __builtin_fmaf(leak[n], membrane[n], current[n]); (void)decayed",
             "compiled with fused multiply-adds",
         ),
-        ("agent.c", "u > threshold[n] ? threshold[n]", "u >= 1e30f ? threshold[n]", "Q-values"),
+        ("agent.c", "u - threshold[n] * (float)fires", "fires ? 0.0f : u", "Q-values"),
         ("agent.c", "snn_reset(&agent);", "if (n == 0) snn_reset(&agent);", "Q-values"),
         ("agent_trace.h", "trace_q[] = {\n0x", "trace_q[] = {\n1+0x", "frame 0 has other Q-values"),
         ("agent_trace.h", "trace_membranes[] = {\n0x", "trace_membranes[] = {\n1+0x", "membranes"),

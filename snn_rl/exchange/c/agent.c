@@ -209,8 +209,9 @@ static void fire(size_t size, const float *threshold, const float *leak, const f
     for (size_t n = 0; n < size; n++) {
         float decayed = leak[n] * membrane[n];
         float u = decayed + current[n];
-        spikes[n] = u > threshold[n];
-        membrane[n] = u - (u > threshold[n] ? threshold[n] : 0.0f);
+        int32_t fires = u > threshold[n];
+        spikes[n] = (uint8_t)fires;
+        membrane[n] = u - threshold[n] * (float)fires; /* no branch, so that it becomes vectors */
     }
 }
 

@@ -44,12 +44,13 @@ typedef struct {
     snn_value history[SNN_HISTORY * SNN_INPUTS + !SNN_HISTORY]; /* as seen, oldest first */
 } snn_state;
 
-/* One agent: its state, and work space that no result depends on. */
+/* One agent: its state, and work space that no result depends on. It is a little faster where it
+ * begins at a multiple of 64 bytes. */
 typedef struct {
-    snn_state state;
-    float sums[$sums];
-    float floats[$floats];
     int32_t accumulators[$accumulators];
+    float floats[$floats];
+    float sums[$sums];
+    snn_state state;
     snn_value input[(SNN_HISTORY + 1) * SNN_INPUTS];
     uint8_t seen[$seen];
     uint8_t spikes[$spikes];
