@@ -151,7 +151,7 @@ def teacher2(out: Path) -> None:
         target.load_state_dict({"weight": weight.float(), "bias": bias.float()})
     out.mkdir(parents=True, exist_ok=True)
     model.save(out / "model.zip")
-    agent = from_sb3(out / "model.zip", teacher.env_id)
+    agent = from_sb3(out / "model.zip", teacher.env_id, maxpool=teacher.maxpool)
     for name, player in (("teacher2", teacher), ("imported", agent)):
         result = evaluate_agent(player, name, trials="all")
         say(f"{name}: {_mean(result['rewards'])} over all {result['trials']} starts")
