@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 DOCS_STAMP := $(VENV)/.docs-installed
 TREE := build/types
 
-.PHONY: help install demo test lint format types docs clean
+.PHONY: help install demo test lint format types docs package clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -61,6 +61,15 @@ docs: $(DOCS_STAMP)  ## build the documentation, running its tutorials, into bui
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m sphinx -W --keep-going -q -b html \
 		-d build/docs-cache docs build/docs
 	@echo "documentation: build/docs/index.html"
+
+package: $(STAMP)  ## build sdist and wheel into dist/ and try the wheel in an empty environment
+	rm -rf dist build/empty
+	$(BIN)/python -m build --outdir dist . >/dev/null
+	test "$$(stat -c %s dist/*.whl)" -le 80000000
+	$(PYTHON) -m venv build/empty
+	build/empty/bin/python -m pip install --quiet --constraint constraints.txt dist/*.whl
+	cd build/empty && bin/snn-rl --version && bin/snn-rl evaluate --agent zoo:CartPole-v1/T1 --trials 5
+	@ls -l dist
 
 clean:  ## remove the environment, build products and caches (never runs/ or data/)
 	rm -rf $(VENV) build dist docs/reference *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from snn_rl.exchange.sb3 import from_sb3
     from snn_rl.exchange.torch_modules import from_torch
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "LIF",

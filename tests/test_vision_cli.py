@@ -12,12 +12,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from test_vision_data import binary_cifar10, tree
 
 from snn_rl import cli
-from snn_rl.runs.checkpoint import load
+from snn_rl.conversion.convert import Calibration, convert
+from snn_rl.conversion.tracing import trace
+from snn_rl.runs.checkpoint import load, save
 from snn_rl.runs.resume import RESUME, STATE
 from snn_rl.support.settings import shipped, validate
+from snn_rl.vision import shipped as shipped_files
+from snn_rl.vision import tables
 from snn_rl.vision.classifier import load_classifier
 from snn_rl.vision.config import VisionConfig
 from snn_rl.vision.experiments import (
@@ -26,6 +31,8 @@ from snn_rl.vision.experiments import (
     presets,
     settings_of_run,
 )
+from snn_rl.vision.models import build_model
+from snn_rl.vision.scoring import save_evaluation
 
 COMMAND = [sys.executable, "-m", "snn_rl", "vision"]
 SMALL = [
@@ -92,6 +99,51 @@ def test_train_evaluate_energy_report(call: Call, cifar: Path, tmp_path: Path) -
     for figure in ("accuracy", "spike_rates", "energy", "learning"):
         assert f"(figures/{figure}.png)" in text
         assert (run / "figures" / f"{figure}.png").stat().st_size > 5000
+
+
+def shipped_classifier(root: Path) -> None:
+    """An untrained T1 as the package ships its classifiers."""
+    ann = trace(build_model("small", (3, 32, 32), 10).eval(), (3, 32, 32), pixels=True)
+    images = torch.randint(0, 256, (1, 8, 3, 32, 32), dtype=torch.uint8)
+    card = {
+        "task": "classification",
+        "stage": "T1",
+        "model": "small",
+        "dataset": {"name": "cifar10", "classes": list("abcdefghij")},
+        "preprocessing": {"image": [3, 32, 32]},
+    }
+    save(root / "cifar10-small" / "T1", convert(ann, Calibration(images), timesteps=1), 1, card)
+
+
+def test_shipped_classifiers_are_listed_loaded_and_evaluated(
+    call: Call, cifar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (shipped_files, tables):
+        monkeypatch.setattr(module, "zoo_folder", lambda: tmp_path / "zoo")
+    code, _, err = call("zoo")
+    assert (code, "ships no classifiers" in err) == (2, True)
+    shipped_classifier(tmp_path / "zoo")
+    name = "zoo:cifar10-small/T1"
+    chosen = ("--classifier", name, "--data", str(cifar))
+    code, out, err = call("evaluate", *chosen, "--json")
+    (row,) = json.loads(out)
+    assert (row["stage"], row["images"]) == ("T1", 4), err
+    save_evaluation(tmp_path / "zoo" / "cifar10-small", [row])
+    (known,) = json.loads(call("zoo", "--json")[1])
+    assert known["classifier"] == name
+    assert [known[key] for key in ("accuracy", "spike_rate", "alpha")] == [
+        row[key] for key in ("accuracy", "spike_rate", "alpha")
+    ]
+    assert name in call("zoo")[1]
+    images = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
+    assert set(load_classifier(name).predict(images)) <= set("abcdefghij")
+    for arguments, message in (
+        (("--classifier", "zoo:cifar10-small/T9"), f"it holds {name.removeprefix('zoo:')}"),
+        (("--classifier", "nowhere"), "no classifier at nowhere"),
+        (("run", "--classifier", name), "not both"),
+    ):
+        code, out, err = call("evaluate", *arguments)
+        assert (code, out, message in err) == (2, "", True), err
 
 
 def test_mistakes_are_one_sentence_and_leave_nothing(call: Call, tmp_path: Path) -> None:
@@ -172,7 +224,7 @@ def test_two_processes_share_the_batches(call: Call, cifar: Path, tmp_path: Path
     """DistributedDataParallel over gloo: one run folder, the same updates as one process."""
     options = ["train", "--data", str(cifar), *SMALL, "--set", "augment={crop: 0, flip: none}"]
     options += ["--set", "batch_norm=false", "--set", "ann.epochs=2", "--device", "cpu"]
-    options += ["--until", "2"]
+    options += ["--until", "2", "--set", "precision=float32"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     both = [*torchrun, "--nproc-per-node", "2", "-m", "snn_rl", "vision", *options]
     done = subprocess.run(

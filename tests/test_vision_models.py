@@ -42,7 +42,7 @@ def spiking(monkeypatch: pytest.MonkeyPatch) -> Callable[[Model], Network]:
 
     def make(name: Model) -> Network:
         with torch.device("meta"):
-            return convert(network(name), Calibration(torch.empty(0)), timesteps=1)
+            return convert(network(name), Calibration(torch.empty(0)), timesteps=1, remeasure=False)
 
     return make
 

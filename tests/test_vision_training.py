@@ -250,6 +250,9 @@ def test_only_weights_decay() -> None:
     groups = make_optimizer(small(), StageConfig(weight_decay=0.1)).param_groups
     decay = {p.dim() > 1: group["weight_decay"] for group in groups for p in group["params"]}
     assert decay == {True: 0.1, False: 0.0}
+    config = validate(VisionConfig, QUICK | {"ann": {"weight_decay": 0.1}}, "test")
+    assert config.ann.weight_decay == 0.1
+    assert config.spiking.weight_decay == config.prune.weight_decay == 0  # not taken over
 
 
 def test_rates_differ_by_kind_of_parameter() -> None:

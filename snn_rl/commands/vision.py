@@ -118,6 +118,9 @@ def evaluate(
     timesteps: Annotated[
         int | None, typer.Option(min=1, help="Run spiking stages at another T.")
     ] = None,
+    classifier: Annotated[
+        str | None, typer.Option(help="One classifier: its folder, or zoo:DATASET-MODEL/STAGE.")
+    ] = None,
     data: DataOption = None,
     limit: LimitOption = None,
     as_json: JsonOption = False,
@@ -125,9 +128,12 @@ def evaluate(
     """Accuracy, spike rates and energy of every stage of a run on the test set."""
     from snn_rl.runs.folder import CONFIG
     from snn_rl.vision.scoring import save_evaluation
+    from snn_rl.vision.shipped import find_classifier
     from snn_rl.vision.tables import evaluation_table
 
-    folder = run or _newest_run()
+    if run and classifier:
+        raise SnnRlError("name a run or a --classifier, not both")
+    folder = find_classifier(classifier) if classifier else run or _newest_run()
     rows = [row for row, _ in _scores(folder, data, limit, timesteps)]
     if (folder / CONFIG).is_file() and timesteps is None and limit is None:
         save_evaluation(folder, rows)
@@ -135,6 +141,21 @@ def evaluate(
         show_json(rows)
     else:
         show(evaluation_table(rows))
+
+
+@app.command()
+def zoo(as_json: JsonOption = False) -> None:
+    """List the trained classifiers that come with the package."""
+    from snn_rl.vision.shipped import zoo as names
+    from snn_rl.vision.tables import zoo_row, zoo_table
+
+    rows = [zoo_row(name) for name in names()]
+    if as_json:
+        show_json(rows)
+    elif not rows:
+        raise SnnRlError("this installation ships no classifiers: snn-rl vision train makes one")
+    else:
+        show(zoo_table(rows))
 
 
 @app.command()
@@ -203,11 +224,13 @@ def _train(settings: VisionConfig, folder: Path, command: str, *, fresh: bool) -
     from snn_rl.support.allocator import keep_freed_memory
     from snn_rl.vision.datasets import load_data
     from snn_rl.vision.monitor import LineMonitor, Monitor, file_monitor
+    from snn_rl.vision.precision import settled
     from snn_rl.vision.process import open_process
     from snn_rl.vision.run import Run
 
     keep_freed_memory()
     torch.set_num_threads(settings.threads)
+    settings = settled(settings, folder, int(os.environ.get("WORLD_SIZE", "1")))
     stop = StopFlag()
     with (
         told_how_to_go_on(folder, "snn-rl vision train"),
@@ -233,7 +256,7 @@ def _scores(
 ) -> Iterator[tuple[dict[str, Any], EnergyReport]]:
     """Row and energy of every stage on the test set."""
     from snn_rl.vision.classifier import load_classifier, stage_folders
-    from snn_rl.vision.datasets import load_data
+    from snn_rl.vision.datasets import load_test
     from snn_rl.vision.process import open_process
     from snn_rl.vision.scoring import ann_densities, score, settings_of
 
@@ -241,7 +264,7 @@ def _scores(
     settings = settings_of(folder, data)
     anns = [Path(settings.ann_from)] if settings.ann_from else []
     with open_process(settings.device, "float32", channels_last=settings.channels_last) as process:
-        test = load_data(settings).test
+        test = load_test(settings)
         densities = ann_densities([*stages, *anns], test, process)
         for stage in stages:
             say(f"evaluating {stage} ...")

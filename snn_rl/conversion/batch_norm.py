@@ -5,6 +5,7 @@ Sources: Ioffe and Szegedy 2015; folding as in Rueckauer et al. 2017.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -15,6 +16,11 @@ from snn_rl.core.graph import Node, consumers, rewire
 from snn_rl.core.network import Network, assemble
 from snn_rl.core.operations import BatchNorm, Conv2d, Linear
 from snn_rl.errors import ConversionError
+
+
+def has_batch_norm(network: Network) -> bool:
+    """Whether there is any."""
+    return any(isinstance(node.operation, BatchNorm) for node in network.nodes)
 
 
 def fold_batch_norm(network: Network) -> Network:
@@ -45,8 +51,10 @@ def _fold(layer: nn.Linear | nn.Conv2d, norm: nn.BatchNorm2d) -> None:
 
 
 @torch.no_grad()
-def insert_batch_norm(network: Network, frames: Tensor, timesteps: int) -> Network:
-    """Copy with a batch-norm behind every convolution that changes nothing to begin with.
+def insert_batch_norm(
+    network: Network, frames: Tensor, timesteps: int, behind: Sequence[str] | None = None
+) -> Network:
+    """Copy with a batch-norm behind every hidden convolution that changes nothing to begin with.
 
     Scale and shift begin as the very statistics that they undo, so the network computes the same
     while its running averages count. `fold_batch_norm` reverses it.
@@ -54,8 +62,12 @@ def insert_batch_norm(network: Network, frames: Tensor, timesteps: int) -> Netwo
     Args:
         frames: [frames, batch, ...], data to measure the statistics on; membranes start at zero.
         timesteps: spiking steps per frame.
+        behind: names of other layers to put it behind, convolutions or linear ones.
     """
-    measured = _channel_statistics(network, frames, timesteps)
+    if behind is None:
+        hidden = [node for node in network.nodes[:-1] if isinstance(node.operation, Conv2d)]
+        behind = [node.name for node in hidden]
+    measured = _channel_statistics(network, frames, timesteps, behind)
     nodes: list[Node] = []
     layers: dict[str, nn.Module] = dict(network.layers.items())
     renamed: dict[str, str] = {}
@@ -64,16 +76,19 @@ def insert_batch_norm(network: Network, frames: Tensor, timesteps: int) -> Netwo
             node = rewire(node, old, new)
         nodes.append(node)
         if node.name in measured:
-            identity = _identity(*measured[node.name])
-            norm = Node(f"{node.name}_norm", BatchNorm(identity.num_features), (node.name,))
+            dimensions = 2 if isinstance(node.operation, Conv2d) else 1
+            identity = _identity(*measured[node.name], dimensions)
+            operation = BatchNorm(identity.num_features, dimensions=dimensions)
+            norm = Node(f"{node.name}_norm", operation, (node.name,))
             nodes.append(norm)
             layers[norm.name] = identity
             renamed[node.name] = norm.name
     return assemble(nodes, layers, network)
 
 
-def _identity(mean: Tensor, var: Tensor) -> nn.BatchNorm2d:
-    norm = nn.BatchNorm2d(len(mean), device=mean.device)
+def _identity(mean: Tensor, var: Tensor, dimensions: int) -> nn.BatchNorm1d | nn.BatchNorm2d:
+    kind = nn.BatchNorm2d if dimensions == 2 else nn.BatchNorm1d
+    norm = kind(len(mean), device=mean.device)
     cast(Tensor, norm.running_mean).copy_(mean)
     cast(Tensor, norm.running_var).copy_(var)
     norm.weight.copy_((var + norm.eps).sqrt())
@@ -82,27 +97,27 @@ def _identity(mean: Tensor, var: Tensor) -> nn.BatchNorm2d:
 
 
 def _channel_statistics(
-    network: Network, frames: Tensor, timesteps: int
+    network: Network, frames: Tensor, timesteps: int, layers: Sequence[str]
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Mean and variance of every convolution's output channels; not of the read-out."""
+    """Mean and variance of the output channels of `layers`."""
     found: dict[str, tuple[Tensor, Tensor]] = {}
 
     def note(name: str, output: Tensor) -> None:
-        values = output.transpose(0, 1).flatten(1)
+        # A linear layer keeps its leading axes, a convolution sees one batch.
+        linear = isinstance(network.layers[name], nn.Linear)
+        values = output.flatten(0, -2).mT if linear else output.transpose(0, 1).flatten(1)
         found[name] = (values.mean(1), values.var(1, correction=0))
 
-    hidden = {node.name for node in network.nodes[:-1]}
-    convolutions = {
-        n: m for n, m in network.layers.items() if n in hidden and isinstance(m, nn.Conv2d)
-    }
     hooks = [
-        layer.register_forward_hook(lambda _, __, output, name=name: note(name, output))
-        for name, layer in convolutions.items()
+        network.layers[name].register_forward_hook(lambda _, __, output, n=name: note(n, output))
+        for name in layers
     ]
+    was_training = network.training
     try:
         state = network.initial_state(frames.shape[1])
-        network(frames, state, timesteps=timesteps, carry_membrane=False)
+        network.eval()(frames, state, timesteps=timesteps, carry_membrane=False)
     finally:
+        network.train(was_training)
         for hook in hooks:
             hook.remove()
     return found

@@ -8,18 +8,25 @@ threshold, so the threshold is folded forward into the weights that read it; bia
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from snn_rl.conversion.batch_norm import fold_batch_norm
+from snn_rl.conversion.batch_norm import fold_batch_norm, has_batch_norm
 from snn_rl.conversion.by_channel import (
     channel_factors,
     channel_shape,
     fold_forward,
     percentile_of,
+)
+from snn_rl.conversion.spike_statistics import (
+    entering_statistics,
+    normalised_everywhere,
+    restore_scales,
+    statistics_of_spikes,
 )
 from snn_rl.conversion.temporal_pruning import rescale_leaks
 from snn_rl.core.graph import Node, check, consumers, rewire
@@ -88,6 +95,11 @@ class Calibration:
     frames: Tensor
     episode_start: Tensor | None = None
 
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor | None]:
+        """Frames and starts on a device."""
+        start = self.episode_start
+        return self.frames.to(device), None if start is None else start.to(device)
+
 
 def convert(
     ann: Network,
@@ -97,6 +109,7 @@ def convert(
     carry_membrane: bool = False,
     options: NeuronOptions | None = None,
     fold: bool = True,
+    remeasure: bool | None = None,
 ) -> Network:
     """Spiking network with the weights of `ann`, its thresholds balanced on `calibration`.
 
@@ -106,22 +119,40 @@ def convert(
             images have one frame.
         fold: False keeps batch-norm between layer and neurons, for a network that is trained as a
             spiking one from its first weight on; `fold_batch_norm` folds it afterwards.
+        remeasure: batch-norm takes its statistics from the spikes that arrive, layer by layer, and
+            layers without it are corrected alike (`snn_rl.conversion.spike_statistics`). By
+            default, networks that have batch-norm: without it this helps at few timesteps alone.
 
     Raises:
         ConversionError: names the layer that cannot be converted.
     """
     options = options or NeuronOptions()
-    spiking = _replace_activations(fold_batch_norm(ann) if fold else ann, options)
+    if remeasure is None:
+        remeasure = has_batch_norm(ann)
+    measuring: AbstractContextManager[None] = nullcontext()
+    if remeasure:
+        frames, start = calibration.on(ann.device)
+        ann = normalised_everywhere(ann, frames)
+        wanted = entering_statistics(ann, frames, start)
+    elif fold:
+        ann = fold_batch_norm(ann)
+    spiking = _replace_activations(ann, options)
+    if remeasure:
+        measuring = statistics_of_spikes(spiking, wanted, *frames.shape[:2])
     spiking.timesteps, spiking.carry_membrane = timesteps, carry_membrane
     rescale_leaks(spiking, 1, timesteps)
-    balance(
-        spiking,
-        calibration,
-        timesteps=timesteps,
-        carry_membrane=carry_membrane,
-        percentile=options.percentile,
-        by_channel=options.balance == "channel",
-    )
+    with measuring:
+        balance(
+            spiking,
+            calibration,
+            timesteps=timesteps,
+            carry_membrane=carry_membrane,
+            percentile=options.percentile,
+            by_channel=options.balance == "channel",
+        )
+    if fold:
+        return fold_batch_norm(spiking)
+    restore_scales(spiking, ann)
     return spiking
 
 
@@ -212,9 +243,7 @@ def balance(
     stands for, and the ratios between thresholds of one layer are kept (`by_channel`: of one
     channel).
     """
-    frames = calibration.frames.to(network.device)
-    start = calibration.episode_start
-    start = None if start is None else start.to(network.device)
+    frames, start = calibration.on(network.device)
     if any(layer.start for layer in network.spiking.values()):
         # The first frame, too, begins with thresholds that are being set.
         none = torch.zeros(frames.shape[:2], dtype=torch.bool, device=network.device)

@@ -15,6 +15,7 @@ from snn_rl.errors import CheckpointError
 from snn_rl.runs import checkpoint
 from snn_rl.runs.folder import stage_folders as folder_stages
 from snn_rl.vision.evaluation import classify
+from snn_rl.vision.shipped import find_classifier
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,15 @@ class Classifier:
         return [self.classes[label] for label in self.logits(images).argmax(1).tolist()]
 
 
-def load_classifier(folder: Path) -> Classifier:
-    """Classifier from a stage's folder.
+def load_classifier(source: str | Path) -> Classifier:
+    """Classifier from a stage's folder, or a shipped one as "zoo:<dataset>-<model>/<stage>".
+
+    Nothing in the files is executed.
 
     Raises:
         CheckpointError: one sentence on what is wrong with the folder.
     """
+    folder = find_classifier(source)
     network, card = checkpoint.load(folder)
     dataset = card.get("dataset")
     if card.get("task") != "classification" or not isinstance(dataset, dict):

@@ -97,11 +97,13 @@ class SpikingConfig(StageConfig):
     epochs: int = Field(default=100, ge=0)
     optimizer: Literal["sgd", "adam", "muon"] = "adam"
     learning_rate: float = Field(default=1e-4, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    """of weights alone; that of the ANN is not taken over"""
     milestones: list[float] = Field(default=[0.6, 0.8, 0.9])
     dropout: float = Field(default=0.2, ge=0, lt=1)
     batch_norm: bool = False
-    """train with batch-norm behind every convolution; it begins as the identity and is folded away
-    again at the stage's end"""
+    """train with batch-norm: the ANN's, or where it was folded one that begins as the identity
+    behind every convolution; it is folded away again at the stage's end"""
 
 
 class PruneConfig(StageConfig):
@@ -114,6 +116,8 @@ class PruneConfig(StageConfig):
     epochs: int = Field(default=30, ge=0)
     optimizer: Literal["sgd", "adam", "muon"] = "adam"
     learning_rate: float = Field(default=1e-4, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    """of weights alone; that of the ANN is not taken over"""
     milestones: list[float] = Field(default=[0.6, 0.8, 0.9])
     dropout: float = Field(default=0.2, ge=0, lt=1)
 
@@ -128,7 +132,7 @@ class VisionConfig(Section):
     """side of the crops of image files (imagenet and folder; Tiny-ImageNet has 64)"""
     model: Model = "vgg16"
     batch_norm: bool = True
-    """in the ANN; folded into the weights when it is converted"""
+    """in the ANN; folded into the weights when it is converted, or at its stage's end"""
     binary: bool = False
     """train a network of binary activations as such instead: no ANN, T = 1 from the first epoch"""
     seed: int = Field(default=0, ge=0)
@@ -162,7 +166,8 @@ class VisionConfig(Section):
     neurons: NeuronConfig = NeuronConfig()
     augment: AugmentConfig = AugmentConfig()
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """of convolutions and linear layers (membranes stay in float32); auto: bfloat16 on a GPU"""
+    """of convolutions and linear layers (membranes stay in float32); auto: bfloat16 on a GPU, and
+    on a CPU where a short measurement finds it faster"""
     channels_last: bool = True
     """memory layout of convolutions"""
     device: str = "auto"

@@ -24,6 +24,11 @@ def load_data(config: VisionConfig) -> Data:
     return Data(config.dataset, classes, shape, kept, held_out, test)
 
 
+def load_test(config: VisionConfig) -> Source:
+    """The configured data set's official test or validation images. Raises as `load_data`."""
+    return _official(config)[1]
+
+
 def _official(
     config: VisionConfig,
 ) -> tuple[Source, Source, tuple[str, ...], tuple[int, int, int]]:

@@ -10,7 +10,11 @@ from typing import Any
 
 import torch
 
-from snn_rl.conversion.batch_norm import insert_batch_norm, measure_batch_norm
+from snn_rl.conversion.batch_norm import (
+    has_batch_norm,
+    insert_batch_norm,
+    measure_batch_norm,
+)
 from snn_rl.conversion.convert import Calibration, NeuronOptions, balance, convert
 from snn_rl.conversion.temporal_pruning import Stage, Start, temporal_pruning
 from snn_rl.conversion.tracing import trace
@@ -131,8 +135,9 @@ class Run:
         if not remaining:
             return
         start = stages[f"T{done[-1]}"].network if done else None
+        keeps_norm = self.config.spiking.batch_norm
         for stage in temporal_pruning(
-            start or self._convert(stages[ANN].network, schedule[0]),
+            start or self._convert(stages[ANN].network, schedule[0], fold=not keeps_norm),
             remaining,
             partial(self._train_spiking, stages),
             self._rates,
@@ -145,7 +150,7 @@ class Run:
         config, network, t = self.config, start.network, start.timesteps
         if config.rebalance and not config.direct and t != config.timesteps:
             self._balance(network, t)
-        if config.spiking.batch_norm:
+        if config.spiking.batch_norm and not has_batch_norm(network):
             network = insert_batch_norm(network, self._calibration().frames, t)
         teacher = stages[ANN] if config.teacher == ANN else list(stages.values())[-1]
         epochs = config.spiking_epochs(t)

@@ -7,6 +7,13 @@ from typing import Any
 
 from rich.table import Table
 
+from snn_rl.inference.reader import WEIGHTS, read_card
+from snn_rl.runs.folder import EVALUATION
+from snn_rl.support.markdown import EMPTY
+from snn_rl.vision.config import ANN
+from snn_rl.vision.scoring import read_evaluation
+from snn_rl.vision.shipped import ZOO, zoo_folder
+
 
 def evaluation_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """One row per stage."""
@@ -27,3 +34,45 @@ def evaluation_table(rows: Sequence[Mapping[str, Any]]) -> Table:
             f"{row['alpha_total']:.2f}",
         )
     return table
+
+
+def zoo_row(name: str) -> dict[str, Any]:
+    """What is known of a shipped classifier, JSON-able; its scores are those of its run.
+
+    Raises:
+        CheckpointError: its card is missing or damaged.
+        SnnRlError: the scores beside it are damaged.
+    """
+    folder = zoo_folder() / name
+    card, run = read_card(folder), folder.parent
+    rows = read_evaluation(run) if (run / EVALUATION).is_file() else []
+    scores = next((row for row in rows if row["stage"] == card["stage"]), {})
+    return {
+        "classifier": f"{ZOO}{name}",
+        "dataset": card["dataset"]["name"],
+        "timesteps": card["timesteps"] if card["stage"] != ANN else None,
+        "accuracy": scores.get("accuracy"),
+        "spike_rate": scores.get("spike_rate") if card["stage"] != ANN else None,
+        "alpha": scores.get("alpha"),
+        "bytes": (folder / WEIGHTS).stat().st_size,
+    }
+
+
+def zoo_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """One row per shipped classifier."""
+    table = Table("classifier", "data set", "T", "test %", "spikes", "α", "MB")
+    for row in rows:
+        table.add_row(
+            row["classifier"],
+            row["dataset"],
+            str(row["timesteps"] or EMPTY),
+            _number(row["accuracy"], 2),
+            _number(row["spike_rate"], 3),
+            _number(row["alpha"], 2),
+            f"{row['bytes'] / 1e6:.1f}",
+        )
+    return table
+
+
+def _number(value: float | None, digits: int) -> str:
+    return EMPTY if value is None else f"{value:.{digits}f}"
