@@ -54,7 +54,6 @@ def test_what_cannot_be_honoured_is_refused(register: Any, monkeypatch: Any) -> 
         register("Hard-v0", game="pong", difficulty=1): "'Hard-v0' sets difficulty, which",
         register("NoGame-v0", game="no_game"): "needs the ROM 'no_game', .* is not one of ALE's",
         "PongDeterministic-v4": "environment 'PongDet.*: did you mean 'PongNoFrameskip-v4'",
-        register("Memory-v0", game="pong", obs_type="ram"): "only 1-D float boxes and 2-D or 3-D",
     }
     for env_id, message in refusals.items():
         for refuse in (check_spaces, lambda env_id: make_vector(env_id, 1, seed=0)):

@@ -23,6 +23,7 @@ from snn_rl.agents.qnetwork import mlp
 from snn_rl.conversion.convert import Calibration, NeuronOptions, convert
 from snn_rl.conversion.tracing import trace
 from snn_rl.core.network import Network
+from snn_rl.core.state import leaves
 from snn_rl.envs.observation import ObservationPipeline
 from snn_rl.errors import SnnRlError
 from snn_rl.exchange.golden import Trace, replay
@@ -177,11 +178,11 @@ def played(network: Network, frames: int) -> Trace:
     x, starts = networks.play(network, frames, 1, seed=3, resets=0.05)
     starts[0] = True
     state = network.initial_state(1)
-    begun = [t.numpy() for t in state]
+    begun = [t.numpy() for t in leaves(state)]
     q, state = network(x, state, starts, timesteps=1, carry_membrane=True)
     names = one_frame(agent_of(network)).state_names
     before, after = (
-        dict(zip(names, arrays, strict=True)) for arrays in (begun, [t.numpy() for t in state])
+        dict(zip(names, arrays, strict=True)) for arrays in (begun, [t.numpy() for t in leaves(state)])
     )
     return Trace(x[:, 0].numpy(), starts[:, 0].numpy(), q[:, 0].numpy(), before, after)
 

@@ -15,6 +15,7 @@ from snn_rl.conversion.convert import Calibration, convert
 from snn_rl.conversion.tracing import trace
 from snn_rl.conversion.weight_pruning import apply_masks, density, magnitude_masks
 from snn_rl.core.network import Network
+from snn_rl.core.state import leaves
 from snn_rl.errors import CheckpointError, ConfigError
 from snn_rl.runs.folder import Interrupted
 from snn_rl.runs.resume import RESUME, STATE
@@ -326,7 +327,7 @@ def test_float16_and_bfloat16_keep_membranes_in_float32() -> None:
     with process.autocast():
         output, state = snn(images[None], snn.initial_state(8), timesteps=2, on_spikes=record)
     assert seen == {torch.float32}
-    assert all(membrane.dtype == torch.float32 for membrane in state)
+    assert all(kept.dtype == torch.float32 for kept in leaves(state))
     assert bool(output.isfinite().all())
 
 

@@ -80,7 +80,9 @@ def trace(
 def check_finite(network: Network) -> None:
     """Raise ConversionError, naming the layer, if a number of a network is NaN or infinite."""
     for name, value in network.state_dict().items():
-        if value.is_floating_point() and not bool(value.isfinite().all()):
+        if value.is_meta or not value.is_floating_point():
+            continue
+        if not bool(value.isfinite().all()):
             layer = name.removeprefix("layers.")
             raise ConversionError(f"{layer!r} is not finite: the training before has diverged")
 

@@ -111,7 +111,7 @@ def check_values(
     for name, value in weights.items():
         if not np.isfinite(value).all():
             raise ValueError(f"its weights are not finite ({name!r:.60})")
-    spiking = any(isinstance(node.operation, operations.LIF) for node in nodes)
+    spiking = any(isinstance(node.operation, operations.Neurons) for node in nodes)
     entering = ranges(nodes)
     for node in nodes:
         if node.name in grid and spiking and math.isfinite(entering[node.inputs[0]].largest):
@@ -135,7 +135,7 @@ def _bound(node: Node, entering: Sequence[float], weights: Weights) -> float:
     match operation:
         case operations.Input():
             return 1.0 if operation.pixels else OBSERVED
-        case operations.LIF():
+        case operations.Neurons():
             return 1.0
         case operations.Linear() | operations.Conv2d() | operations.Scale():
             return _sums(node.name, weights, entering[0])
@@ -179,11 +179,11 @@ def _parameters(operation: operations.Operation, shape: Shape) -> dict[str, Shap
             per = (operation.num_features,)
             affine = {"weight": per, "bias": per} if operation.affine else {}
             return affine | {name: per for name in _STATISTICS} | {"num_batches_tracked": ()}
-        case operations.LIF():
-            return {
-                "threshold": _granular(shape, operation.threshold),
-                "leak": _granular(shape, operation.leak),
-            }
+        case operations.Neurons():
+            leak = _granular(shape, operation.leak)
+            found = {"threshold": _granular(shape, operation.threshold), "leak": leak}
+            adapts = isinstance(operation, operations.AdaptiveLIF)
+            return found | ({"strength": leak, "decay": leak} if adapts else {})
         case operations.Scale():
             return {"weight": (1,)}
         case _:
