@@ -29,7 +29,12 @@ def test_what_schedulers_send_saves_and_names_the_way_on(tmp_path: Path) -> None
     processes = []
     for number in numbers:
         command = [*COMMAND, *SMALL, "--set", f"ann.steps={ENDLESS}", "--run-dir", str(number)]
-        processes.append(subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True))
+        processes.append(
+            subprocess.Popen(
+                command, cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+                preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # also below nohup
+            )
+        )  # fmt: skip
     for number, process in zip(numbers, processes, strict=True):
         wait_for(lambda n=number: stage_is_running(tmp_path / str(n), "ann"), process)  # type: ignore[misc]
         process.send_signal(number)
