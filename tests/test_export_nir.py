@@ -182,7 +182,8 @@ def played(network: Network, frames: int) -> Trace:
     q, state = network(x, state, starts, timesteps=1, carry_membrane=True)
     names = one_frame(agent_of(network)).state_names
     before, after = (
-        dict(zip(names, arrays, strict=True)) for arrays in (begun, [t.numpy() for t in leaves(state)])
+        dict(zip(names, arrays, strict=True))
+        for arrays in (begun, [t.numpy() for t in leaves(state)])
     )
     return Trace(x[:, 0].numpy(), starts[:, 0].numpy(), q[:, 0].numpy(), before, after)
 
