@@ -181,9 +181,9 @@ def _parameters(operation: operations.Operation, shape: Shape) -> dict[str, Shap
             return affine | {name: per for name in _STATISTICS} | {"num_batches_tracked": ()}
         case operations.Neurons():
             leak = _granular(shape, operation.leak)
-            found = {"threshold": _granular(shape, operation.threshold), "leak": leak}
             adapts = isinstance(operation, operations.AdaptiveLIF)
-            return found | ({"strength": leak, "decay": leak} if adapts else {})
+            own = {"strength": leak, "decay": leak} if adapts else {}
+            return {"threshold": _granular(shape, operation.threshold), "leak": leak, **own}
         case operations.Scale():
             return {"weight": (1,)}
         case _:
