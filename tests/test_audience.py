@@ -100,6 +100,7 @@ def test_scores_are_shown_whatever_stdout_can_spell(tmp_path: Path, encoding: st
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="POSIX")
 def test_scores_are_shown_before_they_are_stored(home: Path, tmp_path: Path, call: Call) -> None:
     run = shutil.copytree(run_of(home), tmp_path / "run")
+    (run / "evaluation.json").unlink(missing_ok=True)
     (run / "evaluation.json").mkdir()  # nobody, not even root, can write a file there
     status, out, err = call("evaluate", "--agent", "run", "--trials", "2", "--json")
     assert status in (1, 2)
