@@ -103,15 +103,15 @@ class RayWorkers:
         """Ask every node for its release of snn-rl, and whether it sees the sweep."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        asked = {}
+        asked = []  # two nodes may share an address
         for node in self.ray.nodes():
             if node["Alive"] and node["Resources"].get("CPU"):
                 there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
                 probe = self.ray.remote(num_cpus=0, scheduling_strategy=there)(_probe())
-                asked[node["NodeManagerAddress"]] = probe.remote(str(self.folder))
+                asked.append((node["NodeManagerAddress"], probe.remote(str(self.folder))))
         if not asked:
             raise SnnRlError("the Ray cluster has no node with a processor: add one by ray start")
-        for name, answer in asked.items():
+        for name, answer in asked:
             release, sees = self.ray.get(answer)
             if release != snn_rl.__version__:
                 has = f"has snn-rl {release}" if release else "lacks snn-rl"
