@@ -13,9 +13,10 @@ import torch
 
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.calibration import play_for_calibration
+from snn_rl.agents.conditions import Conditions, tell_of_limit
 from snn_rl.agents.config import TrainConfig, teacher_stack
 from snn_rl.agents.dqn.validation import Task
-from snn_rl.agents.evaluation import Conditions, evaluate, tell_of_limit
+from snn_rl.agents.evaluation import evaluate
 from snn_rl.agents.policy import Policy, full_state
 from snn_rl.agents.qnetwork import QNetworkFactory, build_network
 from snn_rl.agents.seeds import validation_seeds

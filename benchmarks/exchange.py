@@ -29,8 +29,9 @@ import torch
 import snn_rl
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.calibration import play_for_calibration
+from snn_rl.agents.conditions import Conditions
 from snn_rl.agents.dqn.validation import Task
-from snn_rl.agents.evaluation import Conditions, evaluate_agent
+from snn_rl.agents.evaluation import evaluate_agent
 from snn_rl.agents.loading import load_agent, zoo
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.seeds import evaluation_seeds
