@@ -21,7 +21,8 @@ from snn_rl.agents.policy import Policy, full_state
 from snn_rl.agents.qnetwork import QNetworkFactory, build_network
 from snn_rl.agents.seeds import validation_seeds
 from snn_rl.agents.sources import choose_device, load_start, load_teacher, observed
-from snn_rl.conversion.convert import NeuronOptions, check_convertible, convert
+from snn_rl.conversion.convert import check_convertible, convert
+from snn_rl.conversion.options import NeuronOptions
 from snn_rl.core.network import Network
 from snn_rl.core.surrogates import Surrogate
 from snn_rl.envs import check_spaces

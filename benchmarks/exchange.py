@@ -35,7 +35,8 @@ from snn_rl.agents.evaluation import evaluate_agent
 from snn_rl.agents.loading import load_agent, zoo
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.seeds import evaluation_seeds
-from snn_rl.conversion.convert import NeuronOptions, convert
+from snn_rl.conversion.convert import convert
+from snn_rl.conversion.options import NeuronOptions
 from snn_rl.core.grid import snap
 from snn_rl.core.operations import PIXEL_UNIT
 from snn_rl.exchange.export import export

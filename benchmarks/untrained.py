@@ -24,7 +24,8 @@ from snn_rl.agents.evaluation import evaluate
 from snn_rl.agents.loading import load_agent
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.seeds import evaluation_seeds
-from snn_rl.conversion.convert import Calibration, NeuronOptions, convert
+from snn_rl.conversion.convert import Calibration, convert
+from snn_rl.conversion.options import NeuronOptions
 from snn_rl.core.network import Network
 from snn_rl.support.markdown import table
 from snn_rl.vision.classifier import load_classifier
