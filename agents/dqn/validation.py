@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from snn_rl.agents.acting import Actor
+from snn_rl.agents.conditions import STANDARD, Conditions
 from snn_rl.agents.config import ValidationConfig
-from snn_rl.agents.evaluation import STANDARD, Conditions, Evaluation, evaluate
+from snn_rl.agents.evaluation import Evaluation, evaluate
 from snn_rl.agents.lowered import fastest
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.seeds import validation_seeds

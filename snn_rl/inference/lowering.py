@@ -253,7 +253,7 @@ def _(operation: operations.Operation, node: Node, inputs: list[Value], into: _L
 
 
 @lowered.register
-def _(operation: operations.LIF, node: Node, inputs: list[Value], into: _Lowering) -> Value:
+def _(operation: operations.LIFNeurons, node: Node, inputs: list[Value], into: _Lowering) -> Value:
     if operation.start:
         raise EngineError(cannot(node, "option 'start' of 'lif'"))
     operation.shape(inputs[0].shape)
