@@ -140,7 +140,7 @@ def main() -> int:
         if options.flush_denormals:
             print(
                 f"    beside denormals kept: Q-values of {found.flushed_q} differ, "
-                f"{found.flushed_membranes} membranes, none larger than {found.largest_flushed:.2g}",
+                f"{found.flushed_membranes} membranes, the largest {found.largest_flushed:.2g}",
                 flush=True,
             )
     return 0 if all_equal else 1
