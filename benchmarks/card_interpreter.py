@@ -98,7 +98,7 @@ class Interpreter:
                 how = {"sumpool": np.sum, "avgpool": np.mean, "maxpool": np.max}[node["op"]]
                 pooled: Array = how(windows, axis=(-2, -1))
                 return pooled.astype(np.float32)
-        raise NotImplementedError(node["op"])
+        raise ValueError(f"this interpreter does not know the operation {node['op']!r}")
 
     def _sum(self, name: str, x: Array, weight: Array, observed: bool) -> Array:
         """W x + b over the last axis; of real-valued observations in float64, rounded once."""

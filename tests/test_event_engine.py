@@ -19,7 +19,7 @@ from networks import cnn, mlp
 from snn_rl.agents.loading import find_agent, zoo
 from snn_rl.core.graph import Node
 from snn_rl.core.network import Network
-from snn_rl.core.operations import LIF
+from snn_rl.core.operations import LIFNeurons
 from snn_rl.core.state import leaves, mapped
 from snn_rl.errors import EngineError
 from snn_rl.inference.engine import EventEngine
@@ -207,12 +207,12 @@ def test_unknown_options_and_too_many_timesteps_are_refused() -> None:
         engine_of(network, 10**6, True)
     lif = network.nodes[2]
 
-    class Refractory(LIF):
+    class Refractory(LIFNeurons):
         def options(self) -> dict[str, Any]:
             return super().options() | {"refractory": 3}
 
     kept = lif.operation
-    assert isinstance(kept, LIF)
+    assert isinstance(kept, LIFNeurons)
     other = Refractory(kept.neurons, kept.threshold, kept.leak)
     network.nodes[2] = replace(lif, operation=other)
     with pytest.raises(EngineError, match=r"'lif1'.*refractory"):

@@ -256,7 +256,7 @@ def _(operation: operations.Operation, node: Node, inputs: list[Value], into: _L
 
 
 @lowered.register
-def _(operation: operations.LIF, node: Node, inputs: list[Value], into: _Lowering) -> Value:
+def _(operation: operations.LIFNeurons, node: Node, inputs: list[Value], into: _Lowering) -> Value:
     operation.shape(inputs[0].shape)
     return into.spikes(node, inputs[0], operation.start)
 
