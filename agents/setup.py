@@ -13,14 +13,16 @@ import torch
 
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.calibration import play_for_calibration
+from snn_rl.agents.conditions import Conditions, tell_of_limit
 from snn_rl.agents.config import TrainConfig, teacher_stack
 from snn_rl.agents.dqn.validation import Task
-from snn_rl.agents.evaluation import Conditions, evaluate, tell_of_limit
+from snn_rl.agents.evaluation import evaluate
 from snn_rl.agents.policy import Policy, full_state
 from snn_rl.agents.qnetwork import QNetworkFactory, build_network
 from snn_rl.agents.seeds import validation_seeds
 from snn_rl.agents.sources import choose_device, load_start, load_teacher, observed
-from snn_rl.conversion.convert import NeuronOptions, check_convertible, convert
+from snn_rl.conversion.convert import check_convertible, convert
+from snn_rl.conversion.options import NeuronOptions
 from snn_rl.core.network import Network
 from snn_rl.core.surrogates import Surrogate
 from snn_rl.envs import check_spaces

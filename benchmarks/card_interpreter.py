@@ -109,7 +109,7 @@ class Interpreter:
                 how = {"sumpool": np.sum, "avgpool": np.mean, "maxpool": np.max}[node["op"]]
                 pooled: Array = how(windows, axis=(-2, -1))
                 return pooled.astype(np.float32)
-        raise NotImplementedError(node["op"])
+        raise ValueError(f"this interpreter does not know the operation {node['op']!r}")
 
     def _sum(self, name: str, x: Array, *, real: bool = False, sums: int = 1) -> Array:
         """W x + sums b over the last axis; of values on no grid in float64, rounded once."""

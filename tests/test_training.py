@@ -96,7 +96,11 @@ def test_cards_tell_where_the_agent_comes_from(finished: tuple[Path, dict[str, A
         assert made["steps"] == 1024
         assert made["updates"] > 0
         assert made["versions"]["torch"] == torch.__version__
-        assert isinstance(card["results"]["validation"], float)
+        results = card["results"]
+        assert isinstance(results["validation"], float)
+        assert all(0 <= rate <= int(stage[1:]) for rate in results["spike_rates"].values())
+        assert bool(results["spike_rates"]) == (stage != "ann")
+        assert results["changed_pixels"] is None  # of vectors
 
 
 def test_the_resolved_configuration_is_kept(finished: tuple[Path, dict[str, Agent]]) -> None:

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from snn_rl.core import execute, operations, state
 from snn_rl.core.graph import Node, check, ranges
-from snn_rl.core.neuron import LayerState, Neurons
+from snn_rl.core.neuron import LayerState, SpikingLayer
 from snn_rl.core.stacking import scale_pixels, stack_frames
 from snn_rl.core.state import Unrolled, check_fit
 from snn_rl.core.surrogates import Surrogate
@@ -55,7 +55,7 @@ class Network(nn.Module):
         self.carry_membrane: bool | None = None
         built = {node.name: execute.build(node.operation) for node in nodes}
         self.layers = nn.ModuleDict({n: layer for n, layer in built.items() if layer is not None})
-        self.spiking = {n: layer for n, layer in built.items() if isinstance(layer, Neurons)}
+        self.spiking = {n: layer for n, layer in built.items() if isinstance(layer, SpikingLayer)}
         """The spiking layers by name, in order of execution."""
         seen = nodes[0].operation
         assert isinstance(seen, operations.Input)

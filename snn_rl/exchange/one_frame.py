@@ -102,7 +102,7 @@ class OneFrame(nn.Module):
         for node in network.nodes:
             if isinstance(node.operation, operations.Input):
                 values[node.name] = [frame]
-            elif isinstance(node.operation, operations.LIF):
+            elif isinstance(node.operation, operations.LIFNeurons):
                 current = values[node.inputs[0]]
                 before = next(membranes) if self.carry else self._start(node.name, current[0])
                 values[node.name], after = self._spike(node.name, current, before)
@@ -149,7 +149,7 @@ class OneFrame(nn.Module):
 
 
 def _is_known(operation: Operation) -> bool:
-    own = isinstance(operation, operations.Input | operations.LIF)
+    own = isinstance(operation, operations.Input | operations.LIFNeurons)
     return own or evaluate.dispatch(type(operation)) is not evaluate.dispatch(Operation)
 
 
