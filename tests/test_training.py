@@ -248,15 +248,6 @@ def test_a_q_network_that_cannot_become_spikes_is_refused_by_name(tmp_path: Path
         snn_rl.train(short(), run_dir=tmp_path / "run", q_network=build)
 
 
-def test_it_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
-    def build(shape: tuple[int, ...], actions: int) -> nn.Module:
-        return nn.Sequential(nn.Linear(shape[0], 8), nn.ReLU(), nn.BatchNorm1d(8), nn.ReLU())
-
-    with pytest.raises(ConversionError, match=r"BatchNorm.* must directly follow"):
-        snn_rl.train(short(), run_dir=tmp_path / "run", q_network=build)
-    assert not (tmp_path / "run" / "config.yaml").exists()
-
-
 def test_pixels_are_trained_and_converted(tmp_path: Path) -> None:
     config = short(
         env="PixelCartPole-v1",
