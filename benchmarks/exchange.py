@@ -32,6 +32,8 @@ from snn_rl.agents.calibration import play_for_calibration
 from snn_rl.agents.conditions import Conditions
 from snn_rl.agents.dqn.validation import Task
 from snn_rl.agents.evaluation import evaluate_agent
+from snn_rl.agents.exchange.export import export
+from snn_rl.agents.exchange.sb3 import from_sb3
 from snn_rl.agents.loading import load_agent, zoo
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.seeds import evaluation_seeds
@@ -39,8 +41,6 @@ from snn_rl.conversion.convert import convert
 from snn_rl.conversion.options import NeuronOptions
 from snn_rl.core.grid import snap
 from snn_rl.core.operations import PIXEL_UNIT
-from snn_rl.exchange.export import export
-from snn_rl.exchange.sb3 import from_sb3
 
 TEACHER, HOME_TRIALS = "zoo:PongNoFrameskip-v4/teacher2", 60
 RL_ZOO: dict[str, Any] = {

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snn_rl.agents.agent import Agent
 from snn_rl.core import operations
 from snn_rl.core.graph import Node
 from snn_rl.core.network import Network
 from snn_rl.core.operations import PIXEL_UNIT, Operation, Shape
 from snn_rl.errors import SnnRlError
+from snn_rl.exchange.exportable import Exportable
 from snn_rl.exchange.extras import extra
 
 DT = 2.0**-10
@@ -35,8 +35,8 @@ SUMMED = (operations.Add, operations.Dropout)
 SOFT_RESET = "neurons reset by subtraction (v - v_threshold), not to v_reset: switch it on"
 
 
-def export_nir(agent: Agent, path: Path) -> tuple[str, ...]:
-    """Write the spiking network of `agent` to `path`.
+def export_nir(model: Exportable, path: Path) -> tuple[str, ...]:
+    """Write a spiking network to `path`.
 
     The graph computes one timestep. Its input is the frame as the environment gives it (stacked, if
     the agent sees several); the Q-values are the mean of its output over the timesteps of a frame.
@@ -45,20 +45,19 @@ def export_nir(agent: Agent, path: Path) -> tuple[str, ...]:
         One sentence each on what the format cannot say.
 
     Raises:
-        SnnRlError: the agent is an ANN, has an operation that NIR lacks, or `nir` is missing.
+        SnnRlError: it is an ANN, has an operation that NIR lacks, or `nir` is missing.
     """
     nir = extra("nir")
-    network = agent.policy.network
+    network = model.network
     if not network.spiking:
         raise SnnRlError(
-            f"stage {agent.card.get('stage')} is no spiking network, and NIR describes nothing "
+            f"stage {model.card.get('stage')} is no spiking network, and NIR describes nothing "
             "else: choose a stage such as T1"
         )
-    scale = () if agent.policy.privileged else agent.pipeline.scale
-    nodes, edges = _Writer(nir, network, scale).graph()
-    remarks = _remarks(agent)
+    nodes, edges = _Writer(nir, network, model.scale).graph()
+    remarks = _remarks(network)
     # Types are checked by this package's own shapes; nir's checker knows no batch-free Flatten.
-    graph = nir.NIRGraph(nodes, edges, metadata=_metadata(agent, remarks), type_check=False)
+    graph = nir.NIRGraph(nodes, edges, metadata=_metadata(model, remarks), type_check=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -200,8 +199,8 @@ def _(_: Operation, nir: Any, layer: Any, before: Shape) -> Any:
     return nir.CubaLIF(**{name: array.astype(np.float32) for name, array in arrays.items()})
 
 
-def _remarks(agent: Agent) -> tuple[str, ...]:
-    leaks = [layer.leak.detach() for layer in agent.policy.network.spiking.values()]
+def _remarks(network: Network) -> tuple[str, ...]:
+    leaks = [layer.leak.detach() for layer in network.spiking.values()]
     clipped = sum(int((leak == 1).sum()) for leak in leaks)
     remarks = [f"NIR cannot say it: {SOFT_RESET}"]
     if clipped:
@@ -211,15 +210,15 @@ def _remarks(agent: Agent) -> tuple[str, ...]:
     return tuple(remarks)
 
 
-def _metadata(agent: Agent, remarks: tuple[str, ...]) -> dict[str, Any]:
+def _metadata(model: Exportable, remarks: tuple[str, ...]) -> dict[str, Any]:
     return {
-        "source": f"snn-rl, stage {agent.card.get('stage')} for {agent.env_id}",
+        "source": f"snn-rl, stage {model.title}",
         "reset": SOFT_RESET,
         "dt": DT,
-        "timesteps": agent.timesteps,
-        "carry_membrane": agent.policy.carry_membrane,
-        "stack": agent.policy.network.stack,
-        "observation": json.dumps(agent.pipeline.to_dict()),
+        "timesteps": model.timesteps,
+        "carry_membrane": model.carry,
+        "stack": model.network.stack,
+        "observation": json.dumps(model.card["observation"]),
         "output": "Q-values are the mean of the output over the timesteps of a frame",
         "remarks": json.dumps(remarks),
     }

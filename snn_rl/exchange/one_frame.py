@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from snn_rl.agents.agent import Agent
 from snn_rl.core import operations
 from snn_rl.core.graph import Node
 from snn_rl.core.network import Network, State
@@ -233,10 +232,3 @@ def _(_: Operation, layer: Any, inputs: Sequence[Tensor]) -> Tensor:
 def _(_: Operation, layer: Any, inputs: Sequence[Tensor]) -> Tensor:
     result: Tensor = inputs[0] * layer.weight
     return result
-
-
-def one_frame(agent: Agent) -> OneFrame:
-    """The agent's network, from the frame as its environment gives it (grey and resized)."""
-    policy = agent.policy
-    scale = () if policy.privileged else agent.pipeline.scale
-    return OneFrame(policy.network, policy.timesteps, carry=policy.carry_membrane, scale=scale)
