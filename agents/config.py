@@ -279,8 +279,8 @@ def read_config(path: Path) -> TrainConfig:
     return make_config(read_yaml(path), str(path))
 
 
-def with_preset(given: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
-    """Settings on top of those shipped for their "env" and "stack": configs/<env>.yaml; for other
+def with_preset(settings: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
+    """`settings` on top of those shipped for their "env" and "stack": configs/<env>.yaml; for other
     Atari games, and for any that is seen in several frames, Atari.yaml and Atari-stacked.yaml.
 
     Args:
@@ -289,9 +289,9 @@ def with_preset(given: Mapping[str, Any], name: str | None = None) -> dict[str, 
     Raises:
         ConfigError: the environment has no preset of this name.
     """
-    env_id = str(given.get("env", ""))
+    env_id = str(settings.get("env", ""))
     return merge(
-        _named(env_id, name) if name else _preset(env_id, given.get("stack", 1) != 1), given
+        _named(env_id, name) if name else _preset(env_id, settings.get("stack", 1) != 1), settings
     )
 
 

@@ -204,14 +204,14 @@ def main() -> None:
     sub.add_argument("--agent", required=True)
     sub.add_argument("--trials", type=int, default=20)
     sub.add_argument("--timesteps", type=int, nargs="*", default=[1, 2, 4, 8, 16, 32, 64, 128, 256])
-    given = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    if given.command == "exports":
-        exports(given.to, given.frames, given.agent)
-    elif given.command == "untrained":
-        untrained(given.agent, given.trials, given.timesteps)
+    if options.command == "exports":
+        exports(options.to, options.frames, options.agent)
+    elif options.command == "untrained":
+        untrained(options.agent, options.trials, options.timesteps)
     else:
-        (cartpole if given.command == "cartpole" else teacher2)(given.out)
+        (cartpole if options.command == "cartpole" else teacher2)(options.out)
 
 
 if __name__ == "__main__":

@@ -134,16 +134,16 @@ def main() -> None:
     parser.add_argument("--only", choices=RUNS)
     parser.add_argument("--bursts", type=float, default=300, help="seconds of bursts")
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    generator = np.random.default_rng(given.seed)
-    kinds = [given.only] if given.only else list(RUNS)
+    options = parser.parse_args()
+    generator = np.random.default_rng(options.seed)
+    kinds = [options.only] if options.only else list(RUNS)
     with tempfile.TemporaryDirectory() as place:
         for kind in kinds:
-            kills = -(-given.kills // len(kinds))
+            kills = -(-options.kills // len(kinds))
             sys.stdout.write(kill_at_random(Path(place), kind, kills, generator) + "\n")
             sys.stdout.flush()
-        if given.bursts:
-            sys.stdout.write(burst(Path(place), given.bursts) + "\n")
+        if options.bursts:
+            sys.stdout.write(burst(Path(place), options.bursts) + "\n")
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ class Experiment:
     Attributes:
         settings: preset, overrides and training condition.
         teacher: an agent, or None for the preset's own teacher.
-        given: trained agents by the name of the variant that they stand for.
+        agents: trained agents by the name of the variant that they stand for.
         max_frames: evaluated games are cut off after so many.
     """
 
@@ -115,7 +115,7 @@ class Experiment:
     out: Path
     trials: int
     teacher: str | None
-    given: dict[str, str]
+    agents: dict[str, str]
     max_frames: int | None = None
 
     @property
@@ -162,8 +162,8 @@ class Experiment:
             base = next(v for v in variants(self.plain().stages()) if v.name == variant.base)
             agent, steps = self.agent(base)
             return agent.with_options(carry_membrane=False), steps
-        if variant.name in self.given:
-            return load_agent(self.given[variant.name]), None
+        if variant.name in self.agents:
+            return load_agent(self.agents[variant.name]), None
         if variant.run == "teacher":
             agent = load_agent(self.teacher_source())
             return agent, steps_of(agent)
@@ -187,7 +187,7 @@ class Experiment:
                 "seed": self.settings["seed"],
                 "trials": self.trials,
                 "max_frames": self.max_frames,
-                "agent": self.given.get(variant.base or variant.name),
+                "agent": self.agents.get(variant.base or variant.name),
             }
             if find_row(self.folder / ROWS, fixed) is None:
                 say(f"evaluating {variant.name}, {name}")
@@ -236,7 +236,7 @@ def report(out: Path, env: str, trained_under: str) -> str:
     return text
 
 
-def given_agents(pairs: Sequence[str]) -> dict[str, str]:
+def named_agents(pairs: Sequence[str]) -> dict[str, str]:
     """Agents by variant from NAME=PATH texts."""
     for pair in pairs:
         if not all(pair.partition("=")):
@@ -250,13 +250,13 @@ def main(options: argparse.Namespace) -> None:
     out = Path(options.out).resolve()
     base = settings(options.env, options.seed, options.set)
     base = merge(base, condition(options.train_under))
-    given = given_agents(options.agent)
-    work = Experiment(base, out, options.trials, options.teacher, given, options.max_frames)
+    agents = named_agents(options.agent)
+    work = Experiment(base, out, options.trials, options.teacher, agents, options.max_frames)
     config = work.plain()
     torch.set_num_threads(config.threads)
     known = {v.name: v for v in variants(config.stages())}
-    known |= {name: Variant(name) for name in given if name not in known}
-    asked = None if options.variants is None else [*options.variants, *given]
+    known |= {name: Variant(name) for name in agents if name not in known}
+    asked = None if options.variants is None else [*options.variants, *agents]
     conditions = list(dict.fromkeys(options.conditions))
     for name in conditions:
         condition(name)

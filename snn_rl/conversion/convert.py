@@ -165,8 +165,8 @@ def _spiking_nodes(nodes: list[Node], options: NeuronOptions) -> list[Node]:
                 scale = Node(f"{node.name}_{name}", Scale(factors), (name,))
                 result.append(scale)
                 node = rewire(node, name, scale.name)
-        passes = operation.counts_spikes and node.inputs[0] in counts
-        if passes or isinstance(operation, Neurons):
+        counting = operation.counts_spikes and node.inputs[0] in counts
+        if counting or isinstance(operation, Neurons):
             counts.add(node.name)
         result.append(node)
     return result
