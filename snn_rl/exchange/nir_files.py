@@ -16,10 +16,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from snn_rl.core import operations
+from snn_rl.core.execute import Factors
 from snn_rl.core.graph import Node
 from snn_rl.core.network import Network
+from snn_rl.core.neuron import LIF
 from snn_rl.core.operations import PIXEL_UNIT, Operation, Shape
 from snn_rl.errors import SnnRlError
 from snn_rl.exchange.exportable import Exportable
@@ -32,6 +35,9 @@ CLIP = 2.0**-24
 INPUT, OUTPUT = "input", "output"
 SUMMED = (operations.Add, operations.Dropout)
 """No nodes in NIR: several edges into one node are summed there."""
+WeightAndBias = tuple[NDArray[Any], NDArray[Any]]
+Parameters = WeightAndBias | nn.Module | None
+"""Of an operation: arrays where it is weighted, else the module that holds them, if any."""
 SOFT_RESET = "neurons reset by subtraction (v - v_threshold), not to v_reset: switch it on"
 
 
@@ -103,17 +109,18 @@ class _Writer:
         self.sources[node.name] = [name]
 
     def _made(self, node: Node) -> Any:
-        layer: Any = dict(self.network.layers).get(node.name)
+        layer: Parameters = dict(self.network.layers).get(node.name)
         if node.operation.weighted:
-            layer = self._weights(node, layer)
+            layer = self._weights(node)
         before = self.shapes[node.inputs[0]]
         try:
             return counterpart(node.operation, self.nir, layer, before)
         except SnnRlError as error:
             raise SnnRlError(f"'{node.name}': {error}") from None
 
-    def _weights(self, node: Node, layer: Any) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Weight and bias; what counts pixels or scales features goes into the first layer."""
+    def _weights(self, node: Node) -> WeightAndBias:
+        """What counts pixels or scales features goes into the first layer."""
+        layer = self.network.weighted(node.name)
         weight = layer.weight.detach().double().contiguous().numpy()
         bias = np.zeros(len(weight)) if layer.bias is None else layer.bias.detach().double().numpy()
         network = self.network
@@ -131,11 +138,11 @@ class _Writer:
 
 
 @singledispatch
-def counterpart(operation: Operation, nir: Any, layer: Any, before: Shape) -> Any:
+def counterpart(operation: Operation, nir: Any, layer: Parameters, before: Shape) -> Any:
     """The NIR node of an operation.
 
     Args:
-        layer: the module that holds its parameters; weight and bias where it is weighted.
+        layer: its parameters.
         before: shape of one sample that it reads.
 
     Raises:
@@ -145,19 +152,19 @@ def counterpart(operation: Operation, nir: Any, layer: Any, before: Shape) -> An
 
 
 @counterpart.register(operations.Linear)
-def _(_: Operation, nir: Any, layer: Any, before: Shape) -> Any:
+def _(_: Operation, nir: Any, layer: WeightAndBias, before: Shape) -> Any:
     return nir.Affine(*layer)
 
 
 @counterpart.register
-def _(operation: operations.Conv2d, nir: Any, layer: Any, before: Shape) -> Any:
+def _(operation: operations.Conv2d, nir: Any, layer: WeightAndBias, before: Shape) -> Any:
     weight, bias = layer
     sizes = (operation.stride, operation.padding, operation.dilation, operation.groups)
     return nir.Conv2d(before[1:], weight, *sizes, bias)
 
 
 @counterpart.register
-def _(operation: operations.AvgPool2d, nir: Any, layer: Any, before: Shape) -> Any:
+def _(operation: operations.AvgPool2d, nir: Any, layer: None, before: Shape) -> Any:
     # Few readers know NIR's AvgPool2d; all know convolutions.
     channels, *plane = before
     shape = (channels, 1, *operation.kernel_size)
@@ -168,23 +175,23 @@ def _(operation: operations.AvgPool2d, nir: Any, layer: Any, before: Shape) -> A
 
 
 @counterpart.register
-def _(operation: operations.SumPool2d, nir: Any, layer: Any, before: Shape) -> Any:
+def _(operation: operations.SumPool2d, nir: Any, layer: None, before: Shape) -> Any:
     stride = operation.stride or operation.kernel_size
     return nir.SumPool2d(np.array(operation.kernel_size), np.array(stride), np.array([0, 0]))
 
 
 @counterpart.register(operations.Flatten)
-def _(_: Operation, nir: Any, layer: Any, before: Shape) -> Any:
+def _(_: Operation, nir: Any, layer: None, before: Shape) -> Any:
     return nir.Flatten({"input": np.array(before)}, start_dim=0)
 
 
 @counterpart.register(operations.Scale)
-def _(_: Operation, nir: Any, layer: Any, before: Shape) -> Any:
+def _(_: Operation, nir: Any, layer: Factors, before: Shape) -> Any:
     return nir.Scale(np.broadcast_to(layer.weight.detach().numpy(), before).copy())
 
 
 @counterpart.register(operations.LIFNeurons)
-def _(_: Operation, nir: Any, layer: Any, before: Shape) -> Any:
+def _(_: Operation, nir: Any, layer: LIF, before: Shape) -> Any:
     # CubaLIF with a full array for every parameter.
     if layer.start:
         raise SnnRlError("NIR cannot say that membranes start at half their threshold")
