@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from snn_rl.conversion.batch_norm import fold_batch_norm, has_batch_norm
+from snn_rl.conversion.batch_norm import check_batch_norm, fold_batch_norm, has_batch_norm
 from snn_rl.conversion.by_channel import (
     channel_factors,
     channel_shape,
@@ -98,6 +98,7 @@ def convert(
     """
     options = options or NeuronOptions()
     check_finite(ann)
+    check_batch_norm(ann)
     if remeasure is None:
         remeasure = has_batch_norm(ann)
     measuring: AbstractContextManager[None] = nullcontext()
