@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,9 @@ def test_loading_an_agent_needs_no_rival_and_no_plots() -> None:
 
 def test_every_public_name_is_there() -> None:
     for name in snn_rl.__all__:
-        assert getattr(snn_rl, name) is not None
+        home = snn_rl._HOME[name]
+        assert getattr(snn_rl, name) is getattr(import_module(home), name)
+        assert f"from {home} import" in Path(snn_rl.__file__).read_text(), "for type checkers"
     assert snn_rl.Agent is Agent
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = snn_rl.nonsense

@@ -133,4 +133,6 @@ def test_learning_calls_it() -> None:
     network.surrogate = Surrogate("counted", 1.0, counted)
     q, _ = network(torch.rand(2, 3, 3), network.initial_state(3), timesteps=2)
     q.sum().backward()
-    assert called
+    frames, batch, timesteps = 2, 3, 2
+    neurons = sum(layer.size for layer in network.spiking.values())
+    assert sum(called) == frames * batch * timesteps * neurons

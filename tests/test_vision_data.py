@@ -217,8 +217,17 @@ def test_trees_that_differ_are_refused(tmp_path: Path) -> None:
 def test_crops_have_the_size_asked_for(height: int, width: int, size: int, seed: int) -> None:
     picture = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     draw = np.random.default_rng(seed)
-    assert random_resized_crop(picture, size, (0.08, 1.0), draw).shape == (size, size, 3)
+    crop = random_resized_crop(picture, size, (0.08, 1.0), draw)
+    assert crop.shape == (size, size, 3)
+    assert picture.min() <= crop.min() <= crop.max() <= picture.max()
     assert centre_crop(picture, size, size + 3).shape == (size, size, 3)
+    plain = np.full_like(picture, 7)
+    assert (random_resized_crop(plain, size, (0.08, 1.0), draw) == 7).all()
+
+
+def test_the_centre_is_cut_where_nothing_is_resized() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (20, 31, 3), dtype=np.uint8)
+    assert np.array_equal(centre_crop(picture, 8, 20), picture[6:14, 11:19])
 
 
 def test_held_out_images_are_never_trained_on() -> None:
