@@ -24,34 +24,22 @@ def has_batch_norm(network: Network) -> bool:
     return any(isinstance(node.operation, BatchNorm) for node in network.nodes)
 
 
-def source_of(nodes: Sequence[Node], norm: Node) -> Node:
-    """The layer that a batch-norm can be folded into.
-
-    Raises:
-        ConversionError: there is none.
-    """
-    (name,) = norm.inputs
-    source = next(node for node in nodes if node.name == name)
-    if not source.operation.weighted or len(consumers(nodes, name)) != 1:
-        raise ConversionError(
-            f"'{norm.name}' (BatchNorm) must directly follow one Linear or Conv2d layer"
-        )
-    return source
-
-
 def check_batch_norm(network: Network) -> None:
     """Raise ConversionError, naming it, if a batch-norm cannot be folded."""
-    for node in network.nodes:
-        if isinstance(node.operation, BatchNorm):
-            source_of(network.nodes, node)
+    with torch.random.fork_rng(devices=[]):
+        fold_batch_norm(network)
 
 
 def fold_batch_norm(network: Network) -> Network:
     """Copy without batch-norm: w <- w*g/sqrt(var+eps), b <- (b-mean)*g/sqrt(var+eps) + beta."""
     nodes, layers = list(network.nodes), dict(network.clone().layers.items())
     while norm := next((node for node in nodes if isinstance(node.operation, BatchNorm)), None):
-        source = source_of(nodes, norm)
-        name = source.name
+        (name,) = norm.inputs
+        source = next(node for node in nodes if node.name == name)
+        if not source.operation.weighted or len(consumers(nodes, name)) != 1:
+            raise ConversionError(
+                f"'{norm.name}' (BatchNorm) must directly follow one Linear or Conv2d layer"
+            )
         _fold(weighted(layers[name]), cast(nn.BatchNorm2d, layers.pop(norm.name)))
         biased = replace(cast(Linear | Conv2d, source.operation), bias=True)
         nodes[nodes.index(source)] = replace(source, operation=biased)
