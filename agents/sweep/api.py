@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from snn_rl.agents.config import with_preset
+from snn_rl.agents.setup import Setup
 from snn_rl.agents.sweep.local import LocalWorkers
 from snn_rl.agents.sweep.manifest import (
     Cell,
@@ -23,7 +24,7 @@ from snn_rl.agents.sweep.manifest import (
 )
 from snn_rl.agents.sweep.ray_cluster import RayWorkers
 from snn_rl.agents.sweep.scheduler import Course, run_cells
-from snn_rl.envs import split_id
+from snn_rl.envs import import_environments, split_id
 from snn_rl.errors import SnnRlError
 from snn_rl.runs.folder import Interrupted
 from snn_rl.runs.monitor import StopFlag
@@ -157,6 +158,8 @@ def run_sweep(
         Interrupted: a signal arrived; all that was reached is saved.
     """
     began = time.monotonic()
+    if not is_sweep(sweep.folder):
+        _check(sweep.cells[0], imports)
     with (
         StopFlag().on_signals() as stop,
         _made(sweep.folder),
@@ -170,6 +173,13 @@ def run_sweep(
     runs = {name: sweep.folder / name for name in course.named("done")}
     seconds = time.monotonic() - began
     return SweepResult(sweep.folder, runs, course.reasons, course.restarts, seconds)
+
+
+def _check(cell: Cell, modules: Sequence[str]) -> None:
+    """What fits no cell is told before anything is written; workers may have another device."""
+    for module in modules:
+        import_environments(module)
+    Setup(cell.config.model_copy(update={"device": "cpu"}))
 
 
 @contextmanager
