@@ -20,7 +20,7 @@ import torch
 
 from snn_rl.agents.acting import Actor, view
 from snn_rl.agents.agent import Agent
-from snn_rl.agents.evaluation import Conditions
+from snn_rl.agents.conditions import Conditions
 from snn_rl.agents.loading import load_agent, zoo
 from snn_rl.agents.seeds import evaluation_seeds
 from snn_rl.core.state import leaves

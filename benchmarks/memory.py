@@ -37,8 +37,9 @@ from comparing import (
 from gru import train_gru
 
 from snn_rl.agents.agent import Agent
+from snn_rl.agents.conditions import Conditions
 from snn_rl.agents.config import TrainConfig, make_config
-from snn_rl.agents.evaluation import Conditions, evaluate
+from snn_rl.agents.evaluation import evaluate
 from snn_rl.agents.loading import load_agent
 from snn_rl.agents.seeds import evaluation_seeds
 from snn_rl.agents.sweep.manifest import Cell
