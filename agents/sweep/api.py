@@ -158,11 +158,9 @@ def run_sweep(
         Interrupted: a signal arrived; all that was reached is saved.
     """
     began = time.monotonic()
-    if not is_sweep(sweep.folder):
-        _check(sweep.cells[0], imports)
     with (
         StopFlag().on_signals() as stop,
-        _made(sweep.folder),
+        _made(sweep, imports),
         _workers(sweep, workers, ray, imports) as crew,
         own(sweep.folder),
     ):
@@ -175,21 +173,21 @@ def run_sweep(
     return SweepResult(sweep.folder, runs, course.reasons, course.restarts, seconds)
 
 
-def _check(cell: Cell, modules: Sequence[str]) -> None:
-    """What fits no cell is told before anything is written; workers may have another device."""
-    for module in modules:
-        import_environments(module)
-    Setup(cell.config.model_copy(update={"device": "cpu"}))
-
-
 @contextmanager
-def _made(folder: Path) -> Iterator[None]:
-    """The folder, of which nothing is left if the sweep is refused before it is written."""
-    folder.mkdir(parents=True, exist_ok=True)
+def _made(sweep: Sweep, modules: Sequence[str]) -> Iterator[None]:
+    """The folder, of which nothing is left if the sweep is refused before it is written.
+
+    What does not fit the first cell fits none, most likely: a new sweep is refused for it.
+    """
+    sweep.folder.mkdir(parents=True, exist_ok=True)
     try:
+        if not is_sweep(sweep.folder):
+            for module in modules:
+                import_environments(module)
+            Setup(sweep.cells[0].config.model_copy(update={"device": "cpu"}))  # not the workers'
         yield
     except BaseException:
-        remove_if_empty(folder)
+        remove_if_empty(sweep.folder)
         raise
 
 
