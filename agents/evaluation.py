@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, zeros_like
 
 from snn_rl.agents.acting import Actor, view
 from snn_rl.agents.agent import Agent
+from snn_rl.agents.automatic import ChangeCounter
 from snn_rl.agents.conditions import (
     STANDARD,
     Conditions,
@@ -96,7 +96,7 @@ def evaluate(
     count = len(seeds)
     limit = frame_limit(env_id, max_frames)
     vector = conditions.make_vector(env_id, count, 0)
-    rates, changes = _RateCounter(), _ChangeCounter()
+    rates, changes = _RateCounter(), ChangeCounter()
     try:
         observation, info = vector.reset(seed=list(seeds))  # type: ignore[arg-type]
         playing = np.arange(count)  # games still on; the network runs for these alone
@@ -247,26 +247,3 @@ class _RateCounter:
 
     def result(self) -> dict[str, Tensor]:
         return {layer: counts / self.frames[layer] for layer, counts in self.spikes.items()}
-
-
-class _ChangeCounter:
-    """Counts the pixels that differ from the frame before."""
-
-    def __init__(self) -> None:
-        self.before: NDArray[Any] | None = None
-        self.pixels = self.frames = 0
-
-    def observe(self, frames: NDArray[Any], start: NDArray[np.bool_]) -> None:
-        if frames.dtype == np.uint8:
-            if self.before is not None and not start.any():
-                self.pixels += int(np.count_nonzero(frames != self.before))
-                self.frames += len(frames)
-            self.before = frames.copy()
-
-    def select(self, rows: NDArray[np.bool_]) -> None:
-        if self.before is not None:
-            self.before = self.before[rows]
-
-    @property
-    def mean(self) -> float | None:
-        return self.pixels / self.frames if self.frames else None

@@ -74,8 +74,7 @@ class Setup:
         self.start = load_start(config, self.spec, self.pipeline)
         if self.start is not None:
             self.prepare(self.start)
-        if config.stages():
-            self._check_convertible()
+        self._check_networks()
 
     def prepare(self, agent: Agent) -> Agent:
         """A saved agent on the run's device, with the surrogate that it is trained on with.
@@ -141,12 +140,13 @@ class Setup:
         )
         return played.spike_rates
 
-    def _check_convertible(self) -> None:
-        """Refuse a user's ANN that cannot become spiking before it is trained."""
-        if self.start is None and self.q_network is not None:
-            check_convertible(self.build_ann(self.config.stack).network)
-        elif self.start is not None and not self.start.policy.network.spiking:
-            check_convertible(self.start.policy.network)
+    def _check_networks(self) -> None:
+        """Refuse networks that do not fit or cannot become spiking before any is trained."""
+        if self.teacher is None and self.config.teacher != "self":
+            self.build_teacher()
+        ann = (self.start.policy if self.start else self.build_ann(self.config.stack)).network
+        if self.config.stages() and not ann.spiking:
+            check_convertible(ann)
 
     def _build(self, shape: tuple[int, ...], stack: int, factory: QNetworkFactory | None) -> Policy:
         torch.manual_seed(self.config.seed)

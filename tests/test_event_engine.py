@@ -84,7 +84,7 @@ def test_the_compiled_kernel_does_what_the_interpreter_does(
 ) -> None:
     plan = plan_of(network)
     engine = EventEngine(plan, timesteps)
-    state, membranes = engine.initial_state(1), np.zeros(plan.neurons, np.float32)
+    state, membranes = engine.initial_state(1), plan.resting
     for frame in observations(network, 3, 1, seed):
         stacked = np.concatenate([state.history, frame[:, None]], 1)
         q, state = engine.step(frame, state)

@@ -131,10 +131,13 @@ class OneFrame(nn.Module):
     def _layer(self, node: Node, inputs: list[Values]) -> Values:
         layer = dict(self.network.layers).get(node.name)
         if isinstance(layer, nn.Linear):
-            if node is self.network.nodes[-1]:
+            last = node is self.network.nodes[-1]
+            if self.network.reads_real(node):
+                seen = [x.double() for x in inputs[0]]
+                seen = self._mean(seen) if last else seen
+                return [_read_real(layer, x).to(inputs[0][0].dtype) for x in seen]
+            if last:
                 return [_read_out(layer, inputs[0])]
-            if self.network.reads_observation(node):
-                return [_read_observation(layer, x) for x in inputs[0]]
         steps = max(map(len, inputs))
         wide = [values * steps if len(values) == 1 else values for values in inputs]
         return [evaluate(node.operation, layer, at) for at in zip(*wide, strict=True)]
@@ -161,10 +164,10 @@ def _read_out(layer: nn.Linear, spikes: Values) -> Tensor:
     return (functional.linear(total, layer.weight) + bias) / len(spikes)
 
 
-def _read_observation(layer: nn.Linear, x: Tensor) -> Tensor:
-    """In float64, as the engine does: real-valued observations lie on no grid."""
+def _read_real(layer: nn.Linear, x: Tensor) -> Tensor:
+    """In float64, as the network does with values that lie on no grid."""
     bias = None if layer.bias is None else layer.bias.double()
-    return functional.linear(x.double(), layer.weight.double(), bias).to(x.dtype)
+    return functional.linear(x, layer.weight.double(), bias)
 
 
 @singledispatch
