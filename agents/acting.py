@@ -1,7 +1,8 @@
 """How an agent's network is run, whatever runs it: what roll-outs, evaluation and Agent need.
 
-Two classes are of this kind: `snn_rl.agents.policy.Policy` runs torch, `EventPolicy` here the
-event-driven engine. Nothing here imports torch before it is needed.
+Three classes are of this kind: `snn_rl.agents.policy.Policy` runs torch, `EventPolicy` here the
+event-driven engine, `snn_rl.agents.automatic.Automatic` whichever of them pays. Nothing here
+imports torch before it is needed.
 """
 
 from __future__ import annotations
@@ -119,14 +120,17 @@ class EventPolicy:
         """Q-values [batch, actions] and the new state; see Actor."""
         if on_spikes is None:
             return self.runner.step(frames, state, start)
+        counts = np.zeros((len(frames), self.runner.plan.neurons), np.int32)
+        q, after = self.runner.step(frames, state, start, counts)
+        self.tell(on_spikes, counts)
+        return q, after
+
+    def tell(self, on_spikes: Callable[[str, Any], None], counts: NDArray[np.int32]) -> None:
+        """Hand spikes [batch, neurons] over as `q_values` does."""
         import torch
 
-        plan = self.runner.plan
-        counts = np.zeros((len(frames), plan.neurons), np.int32)
-        q, after = self.runner.step(frames, state, start, counts)
         for layer, values in self.runner.by_layer(counts.astype(np.float32)).items():
             on_spikes(layer, torch.from_numpy(values)[None, None])
-        return q, after
 
     def select(self, state: EventState, rows: NDArray[np.bool_]) -> EventState:
         """The state of those environments alone."""

@@ -45,12 +45,12 @@ class Agent:
         """An agent.
 
         Args:
-            load_network: gives the torch network where the actor is not torch's.
+            load_network: gives the torch network, always the same, where the actor is not
+                torch's.
             falls_back: torch may take over where the actor cannot do what is asked.
         """
         self.actor, self.pipeline, self.card = actor, pipeline, dict(card)
         self._load_network, self._falls_back = load_network, falls_back
-        self._network: Network | None = None
         self._state: Any = None
         self._sees = pipeline
         if actor.privileged:
@@ -75,15 +75,14 @@ class Agent:
 
         An agent that the event-driven engine runs does not follow changes to it.
         """
-        actor: Any = self.actor
-        if self._load_network is None or actor.engine == "torch":
-            policy: Policy = actor
-            return policy
         from snn_rl.agents.policy import Policy as TorchPolicy
 
-        if self._network is None:
-            self._network = self._load_network()
-        return TorchPolicy(self._network, actor.timesteps, actor.carry_membrane, actor.privileged)
+        actor = self.actor
+        if isinstance(actor, TorchPolicy):
+            return actor
+        assert self._load_network is not None
+        network = self._load_network()
+        return TorchPolicy(network, actor.timesteps, actor.carry_membrane, actor.privileged)
 
     @property
     def env_id(self) -> str:

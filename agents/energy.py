@@ -8,9 +8,10 @@ import torch
 
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.calibration import play_frames
+from snn_rl.agents.conditions import trained_in
 from snn_rl.agents.dqn.rollout import Exploration
 from snn_rl.agents.dqn.validation import Task
-from snn_rl.agents.evaluation import evaluate, trained_in
+from snn_rl.agents.evaluation import evaluate
 from snn_rl.agents.seeds import evaluation_seeds
 from snn_rl.energy.counts import activation_densities
 from snn_rl.energy.report import EnergyReport, energy_report

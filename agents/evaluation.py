@@ -2,80 +2,30 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
-from gymnasium.vector import VectorEnv
-from numpy.typing import NDArray
 from torch import Tensor, zeros_like
 
 from snn_rl.agents.acting import Actor, view
 from snn_rl.agents.agent import Agent
+from snn_rl.agents.automatic import ChangeCounter
+from snn_rl.agents.conditions import (
+    STANDARD,
+    Conditions,
+    every_start,
+    frame_limit,
+    tell_of_limit,
+    trained_in,
+)
 from snn_rl.agents.distinct import Course, count_distinct
 from snn_rl.agents.seeds import evaluation_seeds, validation_seeds
 from snn_rl.energy.report import energy_report
-from snn_rl.envs import (
-    UnsupportedEnvironment,
-    all_starts,
-    atari_game,
-    count_no_ops,
-    falls,
-    has_table,
-    make_vector,
-    unlimited,
-)
+from snn_rl.envs import atari_game, count_no_ops, falls, has_table
 from snn_rl.envs.observation import ObservationPipeline
 from snn_rl.errors import SnnRlError
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """What an environment does beyond its rules, in training or in evaluation.
-
-    Attributes:
-        flicker: probability of a blank frame.
-        sticky: probability that the previous action is repeated; None leaves it as the id has it.
-        maxpool: Atari frames show the maximum of the last two raw frames.
-        env_kwargs: for the environment's constructor.
-    """
-
-    flicker: float = 0.0
-    sticky: float | None = None
-    maxpool: bool = False
-    env_kwargs: Mapping[str, Any] = field(default_factory=dict)
-
-    def make_vector(
-        self, env_id: str, num_envs: int, seed: int
-    ) -> VectorEnv[NDArray[Any], Any, NDArray[Any]]:
-        """Vector environment under these conditions. Raises as `snn_rl.envs.make_vector`."""
-        return make_vector(env_id, num_envs, seed=seed, **asdict(self))
-
-
-ENDLESS = 10_000
-"""Frames after which games are cut off where an environment has no limit of its own."""
-
-
-def tell_of_limit(env_id: str, setting: str) -> None:
-    """Say when games are cut off, and what changes that, unless the environment says it."""
-    if unlimited(env_id):
-        log.warning(
-            "%s has no limit of time: games are cut off after %d frames; %s sets another number",
-            env_id, ENDLESS, setting,
-        )  # fmt: skip
-
-
-STANDARD = Conditions()
-"""The environment as its id describes it."""
-
-
-def trained_in(agent: Agent) -> Conditions:
-    """The environment as the agent was trained on it, without flicker or sticky actions."""
-    return Conditions(maxpool=agent.maxpool, env_kwargs=agent.env_kwargs)
 
 
 class Stopped(Exception):
@@ -137,17 +87,16 @@ def evaluate(
         actor: who plays.
         should_stop: asked at every frame.
         max_frames: episodes are cut off after so many; None lets them end as the game has it, or
-            after ENDLESS where the environment has no limit of time.
+            after LONGEST_GAME where the environment has no limit of time.
 
     Raises:
         UnsupportedEnvironment: the environment cannot be made.
         Stopped: `should_stop` said so, before the episodes' end.
     """
     count = len(seeds)
-    if max_frames is None and unlimited(env_id):
-        max_frames = ENDLESS
+    limit = frame_limit(env_id, max_frames)
     vector = conditions.make_vector(env_id, count, 0)
-    rates, changes = _RateCounter(), _ChangeCounter()
+    rates, changes = _RateCounter(), ChangeCounter()
     try:
         observation, info = vector.reset(seed=list(seeds))  # type: ignore[arg-type]
         playing = np.arange(count)  # games still on; the network runs for these alone
@@ -155,7 +104,7 @@ def evaluate(
         actions, cut = np.zeros(count, np.int64), np.zeros(count, np.bool_)
         rewards, lengths = np.zeros(count), np.zeros(count, np.int64)
         games = [Course(points_only=atari_game(env_id) is not None) for _ in seeds]
-        while len(playing) and (max_frames is None or lengths.max() < max_frames):
+        while len(playing) and (limit is None or lengths.max() < limit):
             if should_stop():
                 raise Stopped
             frames = view(actor, pipeline.encode(observation), info, env_id)[playing]
@@ -214,10 +163,7 @@ def evaluate_agent(
         UnsupportedEnvironment: the environment cannot be made, or not be played from all starts.
         SnnRlError: the seed or the number of trials lies outside its range.
     """
-    policy, conditions = (
-        agent.policy,
-        conditions or trained_in(agent),
-    )
+    policy, conditions = agent.policy, conditions or trained_in(agent)
     if max_frames is None:
         tell_of_limit(agent.env_id, "--max-frames")
     exact = trials == "all"
@@ -264,20 +210,6 @@ def evaluate_agent(
     }
 
 
-def every_start(env_id: str, conditions: Conditions) -> list[int]:
-    """Seeds of all starts of an environment.
-
-    Raises:
-        UnsupportedEnvironment: it draws at random in play, under these conditions or always.
-    """
-    if conditions.flicker > 0:
-        raise UnsupportedEnvironment(
-            f"{env_id} under flicker cannot be played from all of its starts, since blank frames "
-            "make every game another one: name a number of games, e.g. --trials 60"
-        )
-    return list(all_starts(env_id, conditions.sticky))
-
-
 def validation_starts(agent: Agent, seeds: Sequence[int], conditions: Conditions) -> int | None:
     """How many episodes begin as one of those does that chose the agent's weights.
 
@@ -315,26 +247,3 @@ class _RateCounter:
 
     def result(self) -> dict[str, Tensor]:
         return {layer: counts / self.frames[layer] for layer, counts in self.spikes.items()}
-
-
-class _ChangeCounter:
-    """Counts the pixels that differ from the frame before."""
-
-    def __init__(self) -> None:
-        self.before: NDArray[Any] | None = None
-        self.pixels = self.frames = 0
-
-    def observe(self, frames: NDArray[Any], start: NDArray[np.bool_]) -> None:
-        if frames.dtype == np.uint8:
-            if self.before is not None and not start.any():
-                self.pixels += int(np.count_nonzero(frames != self.before))
-                self.frames += len(frames)
-            self.before = frames.copy()
-
-    def select(self, rows: NDArray[np.bool_]) -> None:
-        if self.before is not None:
-            self.before = self.before[rows]
-
-    @property
-    def mean(self) -> float | None:
-        return self.pixels / self.frames if self.frames else None

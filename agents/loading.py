@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
-from snn_rl.agents.acting import EventPolicy
+from snn_rl.agents.acting import Actor, EventPolicy
 from snn_rl.agents.agent import Agent
+from snn_rl.agents.automatic import Automatic
 from snn_rl.errors import CheckpointError, EngineError, SnnRlError
 from snn_rl.inference import reader
-from snn_rl.inference.choice import weigh
+from snn_rl.inference.choice import MANY, RULE, weigh
 from snn_rl.inference.engine import EventEngine
 from snn_rl.inference.lowering import lower
 from snn_rl.inference.observation import ObservationPipeline, pipeline_from_dict
@@ -33,7 +35,8 @@ def load_agent(source: str | Path, engine: Wanted = "auto") -> Agent:
     Args:
         engine: "event" runs a spiking network event-driven, on the CPU and without torch; "torch"
             runs any; "auto" takes the first where it can run the network and is expected to pay
-            (see snn_rl.inference.choice). Both give the same Q-values bit for bit.
+            (the rule: snn_rl.inference.choice), by the rates in the agent's card, or by those of
+            its first 256 frames where it tells none. Both give the same Q-values bit for bit.
 
     Raises:
         CheckpointError: one sentence on what is missing or damaged.
@@ -66,20 +69,40 @@ def _event_driven(folder: Path, engine: Wanted) -> Agent:
     except CheckpointError as error:
         raise CheckpointError(f"{folder} is damaged: {error}") from error
     _check_fit(folder, card, pipeline, privileged, plan.input_shape, plan.outputs)
-    if engine == "auto":
-        weighed = weigh(plan, _rates(card), timesteps, changed=_changed(card))
-        log.info("%s: %s", folder, weighed)
-        if not weighed.pays:
-            raise EngineError("its spikes are so many that torch is expected to be faster")
-    actor = EventPolicy(EventEngine(plan, timesteps, carry), privileged)
+    event = EventPolicy(EventEngine(plan, timesteps, carry), privileged)
 
+    @cache
     def load_network() -> Network:
         from snn_rl.runs import checkpoint
 
         return checkpoint.load(folder)[0]
 
-    falls_back = engine == "auto"
-    return Agent(actor, pipeline, card, load_network=load_network, falls_back=falls_back)
+    auto = engine == "auto"
+    actor = _weighed(folder, event, load_network, card) if auto else event
+    return Agent(actor, pipeline, card, load_network=load_network, falls_back=auto)
+
+
+def _weighed(
+    folder: Path,
+    event: EventPolicy,
+    load_network: Callable[[], Network],
+    card: Mapping[str, Any],
+) -> Actor:
+    """What engine="auto" runs: the event-driven engine alone where it always pays.
+
+    Raises:
+        EngineError: it never does.
+    """
+    rates = _rates(card)
+    if rates is None:
+        log.info("%s: its rates are unknown and measured in play. %s", folder, RULE)
+        return Automatic(event, load_network)
+    weighed = weigh(event.runner.plan, rates, event.timesteps, changed=_changed(card))
+    log.info("%s: %s", folder, weighed)
+    pays = {weighed.pays(batch) for batch in (1, MANY)}
+    if pays == {False}:
+        raise EngineError("its spikes are so many that torch is expected to be faster")
+    return event if pays == {True} else Automatic(event, load_network, weighed)
 
 
 def _rates(card: Mapping[str, Any]) -> Mapping[str, Any] | None:

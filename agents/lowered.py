@@ -39,7 +39,7 @@ def fastest(
     card = {"graph": [node.to_dict() for node in network.nodes], "grid": exponents}
     try:
         plan = lower(card, weights)
-        if not weigh(plan, rates, policy.timesteps, changed=changed, batch=batch).pays:
+        if not weigh(plan, rates, policy.timesteps, changed=changed).pays(batch):
             return policy
         runner = EventEngine(plan, policy.timesteps, policy.carry_membrane)
     except (CheckpointError, EngineError):

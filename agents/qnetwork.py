@@ -40,19 +40,31 @@ def build_network(
         factory: builds another module than the default.
 
     Raises:
-        SnnRlError: the module cannot be traced, or the image is too small.
+        SnnRlError: the module cannot be traced or gives no Q-value per action, or the image is too
+            small.
     """
     pixels = len(frame_shape) == 3
     stacked = (frame_shape[0] * stack, *frame_shape[1:])
     if factory is not None:
-        module = factory(stacked, actions)
+        module = _own(factory, stacked, actions)
     elif pixels:
         square = stacked[1] == stacked[2] >= SMALLEST
         cnn = nature_cnn(stacked[0], stacked[1], actions) if square else None
         module = cnn or small_cnn(stacked, actions)
     else:
         module = mlp(stacked[0], hidden, actions)
-    return trace(module, frame_shape, pixels=pixels, stack=stack, offset=offset)
+    network = trace(module, frame_shape, pixels=pixels, stack=stack, offset=offset)
+    given = network.shapes[network.nodes[-1].name]
+    if given != (actions,):
+        raise SnnRlError(f"the Q-network gives values of shape {given} for {actions} actions")
+    return network
+
+
+def _own(factory: QNetworkFactory, shape: tuple[int, ...], actions: int) -> nn.Module:
+    module: object = factory(shape, actions)
+    if not isinstance(module, nn.Module):
+        raise SnnRlError(f"q_network gave a {type(module).__name__}, not a torch module")
+    return module
 
 
 def mlp(features: int, hidden: list[int], actions: int) -> nn.Module:

@@ -217,7 +217,7 @@ class Run:
                 **hardware(self.setup.device),
                 **written(),
             },
-            "results": {"validation": round(result.validation, 2)},
+            "results": {"validation": round(result.validation, 2), **result.play},
         }
 
     def _env_kwargs(self) -> dict[str, Any]:

@@ -13,14 +13,16 @@ import torch
 
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.calibration import play_for_calibration
+from snn_rl.agents.conditions import Conditions, tell_of_limit
 from snn_rl.agents.config import TrainConfig, teacher_stack
 from snn_rl.agents.dqn.validation import Task
-from snn_rl.agents.evaluation import Conditions, evaluate, tell_of_limit
+from snn_rl.agents.evaluation import evaluate
 from snn_rl.agents.policy import Policy, full_state
 from snn_rl.agents.qnetwork import QNetworkFactory, build_network
 from snn_rl.agents.seeds import validation_seeds
 from snn_rl.agents.sources import choose_device, load_start, load_teacher, observed
-from snn_rl.conversion.convert import NeuronOptions, check_convertible, convert
+from snn_rl.conversion.convert import check_convertible, convert
+from snn_rl.conversion.options import NeuronOptions
 from snn_rl.core.network import Network
 from snn_rl.core.surrogates import Surrogate
 from snn_rl.envs import check_spaces
@@ -72,8 +74,7 @@ class Setup:
         self.start = load_start(config, self.spec, self.pipeline)
         if self.start is not None:
             self.prepare(self.start)
-        if config.stages():
-            self._check_convertible()
+        self._check_networks()
 
     def prepare(self, agent: Agent) -> Agent:
         """A saved agent on the run's device, with the surrogate that it is trained on with.
@@ -139,12 +140,13 @@ class Setup:
         )
         return played.spike_rates
 
-    def _check_convertible(self) -> None:
-        """Refuse a user's ANN that cannot become spiking before it is trained."""
-        if self.start is None and self.q_network is not None:
-            check_convertible(self.build_ann(self.config.stack).network)
-        elif self.start is not None and not self.start.policy.network.spiking:
-            check_convertible(self.start.policy.network)
+    def _check_networks(self) -> None:
+        """Refuse networks that do not fit or cannot become spiking before any is trained."""
+        if self.teacher is None and self.config.teacher != "self":
+            self.build_teacher()
+        ann = (self.start.policy if self.start else self.build_ann(self.config.stack)).network
+        if self.config.stages() and not ann.spiking:
+            check_convertible(ann)
 
     def _build(self, shape: tuple[int, ...], stack: int, factory: QNetworkFactory | None) -> Policy:
         torch.manual_seed(self.config.seed)

@@ -16,6 +16,8 @@ from safetensors.numpy import load_file
 Array = NDArray[Any]
 FLOOR = np.float32(1e-3)
 """Thresholds are at least this."""
+KEEPING = ("flatten", "dropout", "sumpool", "maxpool")
+"""Operations that make whole numbers of spikes."""
 
 
 class Interpreter:
@@ -38,6 +40,11 @@ class Interpreter:
         self.graph = self.card["graph"]
         self.spiking = any(node["op"] == "lif" for node in self.graph)
         self.timesteps = self.card["timesteps"] if self.spiking else 1
+        self.real = set() if self.graph[0]["options"]["pixels"] else {self.graph[0]["name"]}
+        for node in self.graph[1:]:  # values that are neither pixels nor spikes, nor sums of them
+            keeps, reads = node["op"] in KEEPING, node["inputs"][0]
+            if reads in self.real if keeps else node["op"] != "lif":
+                self.real.add(node["name"])
         self.membranes: dict[str, Array] = {}
         self.frames: list[Array] = []
 
@@ -54,29 +61,33 @@ class Interpreter:
         x: Array = seen.astype(np.float32)
         if first["pixels"]:
             x = (x - np.float32(first.get("offset", 0))) * np.float32(2.0**-8)
-        total: Array | float = 0.0
+        last, inputs = self.graph[-1], []
         for _ in range(self.timesteps):
-            total = total + self._timestep(x)
-        return np.asarray(total / np.float32(self.timesteps), np.float32)
+            found = self._timestep(x)
+            inputs.append(found[last["inputs"][0] if last["op"] == "linear" else last["name"]])
+        if last["op"] != "linear":
+            return np.mean(inputs, axis=0, dtype=np.float32)
+        if last["inputs"][0] in self.real:
+            return self._sum(last["name"], np.mean(inputs, axis=0, dtype=np.float64), real=True)
+        steps = np.float32(self.timesteps)
+        return self._sum(last["name"], np.sum(inputs, axis=0), sums=self.timesteps) / steps
 
-    def _timestep(self, x: Array) -> Array:
+    def _timestep(self, x: Array) -> dict[str, Array]:
+        """Values behind all nodes but a linear read-out."""
         found = {self.graph[0]["name"]: x}
-        observed = set() if self.graph[0]["options"]["pixels"] else {self.graph[0]["name"]}
         for node in self.graph[1:]:
-            inputs = [found[name] for name in node["inputs"]]
-            if node["op"] == "flatten" and node["inputs"][0] in observed:
-                observed.add(node["name"])
-            exact = node["inputs"][0] in observed
-            found[node["name"]] = self._run(node, inputs, exact)
-        return found[self.graph[-1]["name"]]
+            if node is not self.graph[-1] or node["op"] != "linear":
+                found[node["name"]] = self._run(node, [found[name] for name in node["inputs"]])
+        return found
 
-    def _run(self, node: dict[str, Any], inputs: list[Array], observed: bool) -> Array:
+    def _run(self, node: dict[str, Any], inputs: list[Array]) -> Array:
         x, options, name = inputs[0], node["options"], node["name"]
+        real = bool(node["inputs"]) and node["inputs"][0] in self.real
         match node["op"]:
             case "linear":
-                return self._sum(name, x, self.values[f"{name}.weight"], observed)
+                return self._sum(name, x, real=real)
             case "conv":
-                return self._conv(name, options, x, observed)
+                return self._conv(name, options, x, real)
             case "lif":
                 return self._spikes(name, x)
             case "relu":
@@ -98,23 +109,23 @@ class Interpreter:
                 how = {"sumpool": np.sum, "avgpool": np.mean, "maxpool": np.max}[node["op"]]
                 pooled: Array = how(windows, axis=(-2, -1))
                 return pooled.astype(np.float32)
-        raise NotImplementedError(node["op"])
+        raise ValueError(f"this interpreter does not know the operation {node['op']!r}")
 
-    def _sum(self, name: str, x: Array, weight: Array, observed: bool) -> Array:
-        """W x + b over the last axis; of real-valued observations in float64, rounded once."""
-        kind = np.float64 if observed else np.float32
-        result = x.astype(kind) @ weight.astype(kind).T
+    def _sum(self, name: str, x: Array, *, real: bool = False, sums: int = 1) -> Array:
+        """W x + sums b over the last axis; of values on no grid in float64, rounded once."""
+        kind = np.float64 if real else np.float32
+        result = x.astype(kind) @ self.values[f"{name}.weight"].astype(kind).T
         if f"{name}.bias" in self.values:
-            result = result + self.values[f"{name}.bias"].astype(kind)
+            result = result + kind(sums) * self.values[f"{name}.bias"].astype(kind)
         return np.asarray(result, np.float32)
 
-    def _conv(self, name: str, options: dict[str, Any], x: Array, observed: bool) -> Array:
+    def _conv(self, name: str, options: dict[str, Any], x: Array, real: bool) -> Array:
         weight, padding = self.values[f"{name}.weight"], _pair(options.get("padding", 0))
         x = np.pad(x, ((0, 0), *((p, p) for p in padding)))
         kernel, stride = weight.shape[2:], _pair(options.get("stride", 1))
         windows = _windows(x, kernel, stride, _pair(options.get("dilation", 1)))
         groups = options.get("groups", 1)
-        kind = np.float64 if observed else np.float32
+        kind = np.float64 if real else np.float32
         outs = []
         for w, part in zip(np.split(weight, groups), np.split(windows, groups), strict=True):
             flat = np.moveaxis(part, 0, 2).reshape(*part.shape[1:3], -1).astype(kind)

@@ -29,12 +29,14 @@ import torch
 import snn_rl
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.calibration import play_for_calibration
+from snn_rl.agents.conditions import Conditions
 from snn_rl.agents.dqn.validation import Task
-from snn_rl.agents.evaluation import Conditions, evaluate_agent
+from snn_rl.agents.evaluation import evaluate_agent
 from snn_rl.agents.loading import load_agent, zoo
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.seeds import evaluation_seeds
-from snn_rl.conversion.convert import NeuronOptions, convert
+from snn_rl.conversion.convert import convert
+from snn_rl.conversion.options import NeuronOptions
 from snn_rl.core.grid import snap
 from snn_rl.core.operations import PIXEL_UNIT
 from snn_rl.exchange.export import export

@@ -44,7 +44,7 @@ class Rival(nn.Module):
         self.rest = nn.ModuleList()
         for node in network.nodes[2:]:
             source: Any = dict(network.layers.items()).get(node.name)
-            if isinstance(node.operation, operations.LIF):
+            if isinstance(node.operation, operations.LIFNeurons):
                 self.rest.append(
                     neuron.IFNode(
                         v_threshold=float(source.threshold.detach()),

@@ -17,12 +17,15 @@ import torch
 from comparing import run_script, say
 
 from snn_rl.agents.calibration import play
+from snn_rl.agents.conditions import Conditions
 from snn_rl.agents.dqn.rollout import Exploration
 from snn_rl.agents.dqn.validation import Task
-from snn_rl.agents.evaluation import Conditions, evaluate, evaluation_seeds
+from snn_rl.agents.evaluation import evaluate
 from snn_rl.agents.loading import load_agent
 from snn_rl.agents.policy import Policy
-from snn_rl.conversion.convert import Calibration, NeuronOptions, convert
+from snn_rl.agents.seeds import evaluation_seeds
+from snn_rl.conversion.convert import Calibration, convert
+from snn_rl.conversion.options import NeuronOptions
 from snn_rl.core.network import Network
 from snn_rl.support.markdown import table
 from snn_rl.vision.classifier import load_classifier

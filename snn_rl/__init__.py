@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from snn_rl.agents.api import train
     from snn_rl.agents.loading import load_agent, zoo
     from snn_rl.agents.sweep.api import sweep
-    from snn_rl.conversion.convert import Calibration, NeuronOptions, convert
+    from snn_rl.conversion.convert import Calibration, convert
+    from snn_rl.conversion.options import NeuronOptions
     from snn_rl.conversion.temporal_pruning import temporal_pruning
     from snn_rl.conversion.tracing import trace
     from snn_rl.core.network import Network
@@ -62,7 +63,7 @@ _HOME = {
     "train": "snn_rl.agents.api",
     "sweep": "snn_rl.agents.sweep.api",
     "Calibration": "snn_rl.conversion.convert",
-    "NeuronOptions": "snn_rl.conversion.convert",
+    "NeuronOptions": "snn_rl.conversion.options",
     "convert": "snn_rl.conversion.convert",
     "SnnRlError": "snn_rl.errors",
     "export": "snn_rl.exchange.export",

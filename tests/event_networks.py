@@ -37,8 +37,10 @@ class _Graph:
         return name
 
     def lif(self, *inputs: str) -> str:
-        kinds = {kind: self.draw(GRANULARITY) for kind in ("threshold", "leak")}
-        return self.add("lif", {"shape": list(self.shape), **kinds}, *inputs)
+        options: dict[str, Any] = {kind: self.draw(GRANULARITY) for kind in ("threshold", "leak")}
+        if self.draw(st.booleans()):
+            options["start"] = 0.5
+        return self.add("lif", {"shape": list(self.shape), **options}, *inputs)
 
     def conv(self, *inputs: str, same: bool = False) -> str:
         """A random convolution; `same` keeps height and width."""

@@ -12,7 +12,8 @@ from snn_rl.agents.config import LearnerConfig
 from snn_rl.agents.dqn.learner import Learner
 from snn_rl.agents.dqn.replay import Segment
 from snn_rl.agents.qnetwork import mlp
-from snn_rl.conversion.convert import Calibration, NeuronOptions, convert
+from snn_rl.conversion.convert import Calibration, convert
+from snn_rl.conversion.options import NeuronOptions
 from snn_rl.conversion.tracing import trace
 from snn_rl.core.network import Network
 

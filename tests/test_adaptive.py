@@ -15,7 +15,8 @@ from short_runs import short
 from torch import Tensor, nn
 
 import snn_rl
-from snn_rl.conversion.convert import Calibration, NeuronOptions, convert
+from snn_rl.conversion.convert import Calibration, convert
+from snn_rl.conversion.options import NeuronOptions
 from snn_rl.conversion.temporal_pruning import rescale_leaks
 from snn_rl.conversion.tracing import trace
 from snn_rl.core.adaptive import AdaptiveLIF, AdaptiveState

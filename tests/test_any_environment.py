@@ -213,7 +213,7 @@ def test_games_without_an_end_are_cut_off_and_that_is_said(
 ) -> None:
     step = (ZERO, 1.0, False, False, {})
     gym.register("Endless-v0", Odd, kwargs={"step": step})
-    monkeypatch.setattr("snn_rl.agents.evaluation.ENDLESS", 50)
+    monkeypatch.setattr("snn_rl.agents.conditions.LONGEST_GAME", 50)
     try:
         Setup(short(env="Endless-v0"))
         assert "no limit of time: games are cut off after 50 frames" in caplog.text

@@ -11,7 +11,8 @@ from modules import FEATURES, IMAGE, Made, Residual, conv, output, seeded
 from torch import Tensor, nn
 
 from snn_rl.conversion.batch_norm import fold_batch_norm
-from snn_rl.conversion.convert import Calibration, NeuronOptions, balance, convert
+from snn_rl.conversion.convert import Calibration, balance, convert
+from snn_rl.conversion.options import NeuronOptions
 from snn_rl.conversion.tracing import trace
 from snn_rl.core.graph import Node
 from snn_rl.core.network import Network

@@ -9,20 +9,24 @@ from typing import Any
 import pytest
 import torch
 from modules import FEATURES, IMAGE, Residual, output, seeded
+from runtimes import compiler_or_skip, runtime_or_skip
 from torch import nn
+from untrained import untrained_agent
 
+import snn_rl
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.loading import load_agent
 from snn_rl.agents.policy import Policy
-from snn_rl.conversion.convert import Calibration, NeuronOptions, convert
+from snn_rl.conversion.convert import Calibration, convert
+from snn_rl.conversion.options import NeuronOptions
 from snn_rl.conversion.tracing import trace
 from snn_rl.core.grid import snap
 from snn_rl.core.network import Network
 from snn_rl.core.neuron import lif_step
 from snn_rl.core.state import leaves
 from snn_rl.envs.observation import ObservationPipeline
-from snn_rl.errors import EngineError, SnnRlError
-from snn_rl.exchange.nir_files import counterpart
+from snn_rl.errors import SnnRlError
+from snn_rl.exchange.export import Target
 from snn_rl.exchange.one_frame import OneFrame
 
 ALONE = NeuronOptions(threshold="channel", balance="channel", start=0.5, percentile=99.9)
@@ -150,12 +154,13 @@ def test_a_saved_agent_starts_alike(tmp_path: Path) -> None:
     card = {"stage": "T3", "environment": {"env_id": "Made-v0", "num_actions": 5}}
     agent = Agent(Policy(network, 3), ObservationPipeline("vector", (6,)), card)
     agent.save(tmp_path / "agent")
-    loaded = load_agent(tmp_path / "agent")
-    assert loaded.engine == "torch"
-    with pytest.raises(EngineError, match="'start' of 'lif'"):
-        load_agent(tmp_path / "agent", "event")
-    for x in random_inputs(FEATURES, 5, 5).numpy():
-        assert (loaded.q_values(x) == agent.q_values(x)).all()
+    players = [load_agent(tmp_path / "agent", engine) for engine in ("event", "torch")]
+    for player in players:
+        player.reset()
+        for x in random_inputs(FEATURES, 5, 5).numpy():
+            assert (player.q_values(x) == agent.q_values(x)).all()
+            assert player.act(x) == agent.act(x)
+        agent.reset()
 
 
 @pytest.mark.parametrize("carry", [False, True])
@@ -170,11 +175,22 @@ def test_exports_start_alike(carry: bool) -> None:
         assert torch.equal(found, expected[0])
 
 
-def test_nir_cannot_say_it() -> None:
-    layer: Any = next(iter(spiking(True).spiking.values()))
-    operation = next(n.operation for n in spiking(True).nodes if n.operation.kind == "lif")
-    with pytest.raises(SnnRlError, match="half their threshold"):
-        counterpart(operation, None, layer, layer.shape)
+@pytest.mark.parametrize("carry", [False, True])
+@pytest.mark.parametrize(("to", "runtimes"), [("onnx", 2), ("c", 1)])
+def test_runtimes_start_alike(to: Target, runtimes: int, carry: bool, tmp_path: Path) -> None:
+    runtime_or_skip("onnxruntime") if to == "onnx" else compiler_or_skip("gcc")
+    agent = untrained_agent("CartPole-v1", 3, start=0.5).with_options(carry_membrane=carry)
+    done = snn_rl.export(agent, tmp_path / f"agent.{to}", to, check=True, frames=40)
+    assert [": exact: 40 frames" in verdict for verdict in done.verdicts] == [True] * runtimes
+
+
+def test_nir_cannot_say_it(tmp_path: Path) -> None:
+    runtime_or_skip("nir")
+    agent = untrained_agent("CartPole-v1", start=0.5)
+    first = next(iter(agent.policy.network.spiking))
+    with pytest.raises(SnnRlError, match=f"'{first}': NIR cannot .* half their threshold"):
+        snn_rl.export(agent, tmp_path / "agent.nir", "nir")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

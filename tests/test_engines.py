@@ -134,13 +134,13 @@ def test_additions_follow_rates_and_changed_pixels() -> None:
     rates = {layer.name: 0.25 for layer in plan.layers}
     macs = 9 * 9 * 64 * 512 + 7 * 7 * 64 * 576 + 3136 * 512 + 512 * 6
     first = 20 * 20 * 32 * 64
-    weighed = weigh(plan, rates, 3, changed=70.56, batch=16)
+    weighed = weigh(plan, rates, 3, changed=70.56)
     assert weighed.dense == first + 3 * macs
     assert weighed.additions == pytest.approx(0.01 * first + 0.25 * macs)
-    assert weighed.pays
-    assert not weigh(plan, dict.fromkeys(rates, 1.2), 3, batch=16).pays
-    assert weigh(plan, dict.fromkeys(rates, 1.2), 3, batch=1).pays
-    assert weigh(plan, None, 3, batch=16).additions is None
+    assert weighed.pays(16)
+    assert not weigh(plan, dict.fromkeys(rates, 1.2), 3).pays(16)
+    assert weigh(plan, dict.fromkeys(rates, 1.2), 3).pays(1)
+    assert weigh(plan, None, 3).additions is None
 
 
 def test_evaluation_counts_the_pixels_that_change() -> None:

@@ -19,7 +19,7 @@ from networks import cnn, mlp
 from snn_rl.agents.loading import find_agent, zoo
 from snn_rl.core.graph import Node
 from snn_rl.core.network import Network
-from snn_rl.core.operations import LIF
+from snn_rl.core.operations import LIFNeurons
 from snn_rl.core.state import leaves, mapped
 from snn_rl.errors import EngineError
 from snn_rl.inference.engine import EventEngine
@@ -84,7 +84,7 @@ def test_the_compiled_kernel_does_what_the_interpreter_does(
 ) -> None:
     plan = plan_of(network)
     engine = EventEngine(plan, timesteps)
-    state, membranes = engine.initial_state(1), np.zeros(plan.neurons, np.float32)
+    state, membranes = engine.initial_state(1), plan.resting
     for frame in observations(network, 3, 1, seed):
         stacked = np.concatenate([state.history, frame[:, None]], 1)
         q, state = engine.step(frame, state)
@@ -207,12 +207,12 @@ def test_unknown_options_and_too_many_timesteps_are_refused() -> None:
         engine_of(network, 10**6, True)
     lif = network.nodes[2]
 
-    class Refractory(LIF):
+    class Refractory(LIFNeurons):
         def options(self) -> dict[str, Any]:
             return super().options() | {"refractory": 3}
 
     kept = lif.operation
-    assert isinstance(kept, LIF)
+    assert isinstance(kept, LIFNeurons)
     other = Refractory(kept.neurons, kept.threshold, kept.leak)
     network.nodes[2] = replace(lif, operation=other)
     with pytest.raises(EngineError, match=r"'lif1'.*refractory"):

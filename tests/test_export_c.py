@@ -90,7 +90,7 @@ def trace_of(network: Network, timesteps: int, carry: bool, seed: int) -> Trace:
         )
     one = OneFrame(network, timesteps, carry=carry)
     kept = {n: t.numpy() for n, t in zip(one.state_names, one.kept(state), strict=True)}
-    begun = {name: np.zeros_like(array) for name, array in kept.items()}
+    begun = dict(zip(one.state_names, (t.numpy() for t in one.example(1)[1]), strict=True))
     return Trace(frames[:, 0].numpy(), starts[:, 0].numpy(), q[:, 0].numpy(), begun, kept)
 
 

@@ -16,7 +16,8 @@ from runtimes import runtime_or_skip
 from torch import nn
 
 import snn_rl
-from snn_rl.conversion.convert import Calibration, NeuronOptions, convert
+from snn_rl.conversion.convert import Calibration, convert
+from snn_rl.conversion.options import NeuronOptions
 from snn_rl.conversion.tracing import trace
 from snn_rl.core.grid import snap
 from snn_rl.core.network import Network

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -29,6 +30,25 @@ def test_the_oracle_notices_an_agent_that_acts_otherwise(
     monkeypatch.setattr(Interpreter, "q_values", lambda *given: right(*given) * np.float32(1.001))
     with pytest.raises(AssertionError, match="its card says"):
         try_agent(tmp_path / "agent", np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("timesteps", [1, 3])
+def test_sums_of_values_on_no_grid_do_not_depend_on_their_order(
+    tmp_path: Path, timesteps: int
+) -> None:
+    """A read-out of a layer's own sums, before any spike, still has the bits of its card."""
+    snn_rl.load_agent("zoo:CartPole-v1/T1").save(tmp_path / "agent")
+    card = json.loads((tmp_path / "agent" / "agent.json").read_text())
+    card["graph"][-1]["inputs"] = [card["graph"][1]["name"]]
+    (tmp_path / "agent" / "agent.json").write_text(json.dumps(card | {"timesteps": timesteps}))
+    assert try_agent(tmp_path / "agent", np.random.default_rng(0)) == "right"
+    agent = snn_rl.load_agent(tmp_path / "agent")
+    seen = np.random.default_rng(1).normal(0, 0.5, (64, 4)).astype(np.float32)
+    together, alone = agent.q_values(seen), []
+    for one in seen:
+        agent.reset()
+        alone.append(agent.q_values(one))
+    np.testing.assert_array_equal(together, alone)
 
 
 def test_what_is_against_the_promise_is_told(tmp_path: Path) -> None:

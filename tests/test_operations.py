@@ -18,7 +18,7 @@ from snn_rl.errors import SnnRlError
 from snn_rl.exchange import nir_files, one_frame
 from snn_rl.inference import lowering
 
-OF_THE_NETWORK = (operations.Input, operations.LIF, operations.AdaptiveLIF)
+OF_THE_NETWORK = (operations.Input, operations.LIFNeurons, operations.AdaptiveNeurons)
 """What needs state, time or pixels is run by the network itself."""
 ANN = (operations.ReLU, operations.BatchNorm)
 TARGETS: dict[str, tuple[Any, tuple[type[Operation], ...]]] = {
@@ -28,11 +28,11 @@ TARGETS: dict[str, tuple[Any, tuple[type[Operation], ...]]] = {
         nir_files.counterpart,
         # Input and sums are written as edges, dropout not at all.
         (*ANN, operations.Input, operations.Add, operations.Dropout, operations.MaxPool2d,
-         operations.AdaptiveLIF),
+         operations.AdaptiveNeurons),
     ),
     "engine and C": (
         lowering.lowered,
-        (*ANN, operations.AvgPool2d, operations.MaxPool2d, operations.AdaptiveLIF),
+        (*ANN, operations.AvgPool2d, operations.MaxPool2d, operations.AdaptiveNeurons),
     ),
     "energy": (counts.spikes_in, ()),
 }  # fmt: skip

@@ -27,7 +27,8 @@ from untrained import untrained_agent, untrained_ann
 
 from snn_rl import cli
 from snn_rl.agents.agent import Agent
-from snn_rl.agents.evaluation import STANDARD, Conditions, evaluate
+from snn_rl.agents.conditions import STANDARD, Conditions
+from snn_rl.agents.evaluation import evaluate
 from snn_rl.agents.loading import load_agent
 from snn_rl.agents.seeds import evaluation_seeds
 from snn_rl.agents.show.canvas import BACKGROUND, REST, Box, Canvas

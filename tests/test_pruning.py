@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from snn_rl.conversion.convert import Calibration, NeuronOptions, convert
+from snn_rl.conversion.convert import Calibration, convert
+from snn_rl.conversion.options import NeuronOptions
 from snn_rl.conversion.temporal_pruning import (
     VANISHING_RATE,
     Start,

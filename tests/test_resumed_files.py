@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,6 +63,16 @@ def test_every_flipped_byte_of_a_state_is_noticed(run: Path) -> None:
         state.write_bytes(damaged)
         with pytest.raises(CheckpointError, match=r"damaged: remove|another version"):
             read_state(state)
+
+
+def test_a_state_is_not_mapped_beyond_its_header(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = run / RESUME / STATE
+    os.truncate(state, 2**36)  # sparse
+    monkeypatch.setattr("snn_rl.runs.resume.safe_open", None)
+    with pytest.raises(CheckpointError, match=r"damaged: remove"):
+        read_state(state)
 
 
 @pytest.mark.parametrize("harm", ["missing", "truncated", "flipped"])

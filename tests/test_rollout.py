@@ -16,7 +16,8 @@ from snn_rl.agents.dqn.replay import Segment, SegmentReplay
 from snn_rl.agents.dqn.rollout import Exploration, Rollout, exploration
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.qnetwork import mlp
-from snn_rl.conversion.convert import Calibration, NeuronOptions, convert
+from snn_rl.conversion.convert import Calibration, convert
+from snn_rl.conversion.options import NeuronOptions
 from snn_rl.conversion.tracing import trace
 from snn_rl.core.grid import snap
 from snn_rl.core.network import Network, State

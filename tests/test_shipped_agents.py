@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 import snn_rl
-from snn_rl.agents.evaluation import Conditions, evaluate
+from snn_rl.agents.conditions import Conditions
+from snn_rl.agents.evaluation import evaluate
 
 FRAMES, SEED = 50, 200_000_000
 

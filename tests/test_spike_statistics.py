@@ -11,7 +11,8 @@ from modules import FEATURES, IMAGE, Residual, conv, output, seeded
 from torch import Tensor, nn
 
 from snn_rl.conversion.batch_norm import measure_batch_norm
-from snn_rl.conversion.convert import Calibration, NeuronOptions, convert
+from snn_rl.conversion.convert import Calibration, convert
+from snn_rl.conversion.options import NeuronOptions
 from snn_rl.conversion.spike_statistics import normalised_everywhere
 from snn_rl.conversion.tracing import trace
 from snn_rl.core.network import Network

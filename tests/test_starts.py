@@ -12,8 +12,9 @@ import pytest
 from numpy.typing import NDArray
 
 from snn_rl.agents.agent import Agent
+from snn_rl.agents.conditions import Conditions
 from snn_rl.agents.distinct import Course, count_distinct
-from snn_rl.agents.evaluation import Conditions, evaluate, evaluate_agent
+from snn_rl.agents.evaluation import evaluate, evaluate_agent
 from snn_rl.agents.loading import load_agent
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.qnetwork import mlp

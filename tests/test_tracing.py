@@ -12,7 +12,8 @@ from modules import FEATURES, IMAGE, Made, Residual, conv, output, seeded
 from torch import Tensor, nn
 from torch.nn import functional
 
-from snn_rl.conversion.convert import Calibration, NeuronOptions, convert
+from snn_rl.conversion.convert import Calibration, convert
+from snn_rl.conversion.options import NeuronOptions
 from snn_rl.conversion.tracing import trace
 from snn_rl.errors import ConversionError
 

@@ -11,7 +11,8 @@ from modules import FEATURES, IMAGE, Made, conv, output, seeded
 from torch import Tensor, nn
 from torch.nn import functional
 
-from snn_rl.conversion.convert import Calibration, NeuronOptions, convert
+from snn_rl.conversion.convert import Calibration, convert
+from snn_rl.conversion.options import NeuronOptions
 from snn_rl.conversion.tracing import trace
 from snn_rl.core.network import Network
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import nn
@@ -9,7 +11,8 @@ from torch import nn
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.qnetwork import mlp
-from snn_rl.conversion.convert import Calibration, NeuronOptions, convert
+from snn_rl.conversion.convert import Calibration, convert
+from snn_rl.conversion.options import NeuronOptions
 from snn_rl.conversion.tracing import trace
 from snn_rl.core.grid import snap
 from snn_rl.core.network import Network
@@ -46,12 +49,13 @@ def untrained_ann(env_id: str, seed: int = 0, stack: int = 1) -> Agent:
     return _agent(env_id, network, pipeline, 1, spec.num_actions)
 
 
-def untrained_agent(env_id: str, timesteps: int = 1, seed: int = 0) -> Agent:
-    """A spiking agent: the same ANN, converted."""
+def untrained_agent(env_id: str, timesteps: int = 1, seed: int = 0, start: float = 0.0) -> Agent:
+    """A spiking agent: the same ANN, converted; its membranes begin at `start` thresholds."""
     ann = untrained_ann(env_id, seed)
     calibration = Calibration(_frames(env_id, ann.pipeline))
+    options = replace(OPTIONS, start=start)
     network = convert(
-        ann.policy.network, calibration, timesteps=timesteps, carry_membrane=True, options=OPTIONS
+        ann.policy.network, calibration, timesteps=timesteps, carry_membrane=True, options=options
     )
     snap(network, timesteps)
     return _agent(env_id, network, ann.pipeline, timesteps, ann.num_actions)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from snn_rl.agents.acting import view
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.bench import onnx_ann
-from snn_rl.agents.evaluation import Conditions, trained_in
+from snn_rl.agents.conditions import Conditions, trained_in
 from snn_rl.agents.loading import load_agent
 from snn_rl.agents.seeds import evaluation_seeds
 from snn_rl.core import operations

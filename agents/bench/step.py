@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from snn_rl.agents.qnetwork import mlp, nature_cnn
-from snn_rl.conversion.convert import Calibration, NeuronOptions, convert
+from snn_rl.conversion.convert import Calibration, convert
+from snn_rl.conversion.options import NeuronOptions
 from snn_rl.conversion.tracing import trace
 from snn_rl.core.network import Network
 

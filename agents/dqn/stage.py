@@ -29,10 +29,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Result:
-    """A trained stage: the network to keep and how it came about."""
+    """A trained stage: the network to keep and how it came about.
+
+    Attributes:
+        validation: best mean reward.
+        play: spike rates and changed pixels there; {} without a validation.
+    """
 
     network: Network
     validation: float
+    play: dict[str, Any]
     target_reached: bool
     steps: int
     updates: int
@@ -275,6 +281,7 @@ class StageTrainer:
         return Result(
             network=self.validator.best or self.learner.kept,
             validation=self.validator.best_mean,
+            play=self.validator.best_play,
             target_reached=self.validator.satisfied,
             steps=standing.steps,
             updates=self.learner.updates,

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from snn_rl.agents.acting import Actor
+from snn_rl.agents.conditions import STANDARD, Conditions
 from snn_rl.agents.config import ValidationConfig
-from snn_rl.agents.evaluation import STANDARD, Conditions, Evaluation, evaluate
+from snn_rl.agents.evaluation import Evaluation, evaluate
 from snn_rl.agents.lowered import fastest
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.seeds import validation_seeds
@@ -44,6 +45,8 @@ class Validator:
         self.should_stop = should_stop
         self.best: Network | None = None
         self.best_mean = -np.inf
+        # Of the best network in validation; {} before: `spike_rates` and `changed_pixels`.
+        self.best_play: dict[str, Any] = {}
         self.last: float | None = None
         self.satisfied = False
         # Rates and changed pixels of the last validation: they choose what runs the next.
@@ -68,6 +71,10 @@ class Validator:
         self.last, self._busy = mean, (result.spike_rates, result.changed_pixels)
         if mean >= self.best_mean:
             self.best, self.best_mean = network, mean
+            self.best_play = {
+                "spike_rates": result.spike_rates,
+                "changed_pixels": result.changed_pixels,
+            }
         return result
 
     def _play(self, actor: Actor, seeds: Sequence[int]) -> Evaluation:
@@ -87,6 +94,7 @@ class Validator:
         return {
             "best": self.best.state_dict() if self.best else {},
             "best_mean": self.best_mean,
+            "best_play": self.best_play,
             "last": self.last,
             "satisfied": self.satisfied,
         }
@@ -97,4 +105,5 @@ class Validator:
             self.best = self.policy.network.clone()
             self.best.load_state_dict(state["best"])
         self.best_mean, self.last = state["best_mean"], state["last"]
+        self.best_play = dict(state.get("best_play", {}))
         self.satisfied = state["satisfied"]

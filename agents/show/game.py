@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from snn_rl.agents.acting import Actor, view
 from snn_rl.agents.agent import Agent
-from snn_rl.agents.evaluation import STANDARD, Conditions
+from snn_rl.agents.conditions import STANDARD, Conditions
 from snn_rl.agents.policy import Policy
 from snn_rl.core.network import Network
 from snn_rl.core.operations import ReLU

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snn_rl.agents.loading import load_agent
-from snn_rl.core.operations import LIF, Input, Linear
+from snn_rl.core.operations import Input, LIFNeurons, Linear
 
 AGENT = "zoo:PositionOnlyCartPole-v1/T1"
 STATIC = ("index.html", "style.css", "network.js", "cartpole.js", "drawing.js", "page.js")
@@ -40,7 +40,7 @@ def weights(name: str) -> dict[str, Any]:
     agent = load_agent(name)
     network = agent.policy.network
     kinds = {type(node.operation) for node in network.nodes}
-    if agent.timesteps != 1 or network.stack != 1 or kinds != {Input, Linear, LIF}:
+    if agent.timesteps != 1 or network.stack != 1 or kinds != {Input, Linear, LIFNeurons}:
         raise SystemExit(f"{name} is not an agent of linear layers at T = 1")
     layers: list[dict[str, Any]] = []
     for node in network.nodes:
@@ -50,7 +50,7 @@ def weights(name: str) -> dict[str, Any]:
             k = _grid(weight, bias)
             layers.append({"inputs": weight.shape[1], "outputs": weight.shape[0], "k": k})
             layers[-1] |= {"weight": _whole(weight, k), "bias": _whole(bias, k)}
-        elif isinstance(node.operation, LIF):
+        elif isinstance(node.operation, LIFNeurons):
             for key in ("threshold", "leak"):
                 value = getattr(layer, key).detach().expand(layer.shape).numpy()
                 layers[-1][key] = _base64(value.astype("<f4"))

@@ -62,7 +62,8 @@ def evaluate(
     import_: ImportOption = None,
 ) -> None:
     """Play full greedy games on seeds that training never saw; every stage of a run."""
-    from snn_rl.agents.evaluation import Conditions, evaluate_agent
+    from snn_rl.agents.conditions import Conditions
+    from snn_rl.agents.evaluation import evaluate_agent
     from snn_rl.agents.results import record_scores, save_evaluation
 
     plain = timesteps is None and not no_carry and (flicker, sticky, seed) == (0, None, 0)
@@ -124,7 +125,7 @@ def play(
     engine: Engine = "auto",
 ) -> None:
     """Watch an agent play and its neurons spike, in a window or as a video."""
-    from snn_rl.agents.evaluation import Conditions
+    from snn_rl.agents.conditions import Conditions
     from snn_rl.agents.seeds import evaluation_seeds
     from snn_rl.agents.show.drawing import SIZE, draw
     from snn_rl.agents.show.game import Show

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,6 +21,7 @@ from snn_rl.conversion.by_channel import (
     fold_forward,
     percentile_of,
 )
+from snn_rl.conversion.options import NeuronOptions
 from snn_rl.conversion.spike_statistics import (
     entering_statistics,
     normalised_everywhere,
@@ -30,16 +30,12 @@ from snn_rl.conversion.spike_statistics import (
 )
 from snn_rl.conversion.temporal_pruning import rescale_leaks
 from snn_rl.conversion.tracing import check_finite
-from snn_rl.core import adaptive
 from snn_rl.core.graph import Node, check, consumers, rewire
 from snn_rl.core.network import Network, assemble
 from snn_rl.core.neuron import THRESHOLD_FLOOR, LayerState
 from snn_rl.core.operations import (
-    LIF,
-    AdaptiveLIF,
     Add,
     AvgPool2d,
-    Granularity,
     MaxPool2d,
     Neurons,
     Operation,
@@ -48,60 +44,9 @@ from snn_rl.core.operations import (
     Shape,
     SumPool2d,
 )
-from snn_rl.core.surrogates import Surrogate
 from snn_rl.errors import ConversionError
 
 log = logging.getLogger(__name__)
-
-KINDS: dict[str, type[Neurons]] = {"lif": LIF, "adaptive": AdaptiveLIF}
-"""Neurons by the name that options have for them."""
-
-
-@dataclass(frozen=True)
-class NeuronOptions:
-    """How the neurons of a converted network start out and what is trainable in them.
-
-    Attributes:
-        threshold, leak: one trainable number per layer, channel or neuron.
-        leak_low, leak_high: what membranes keep from frame to frame at the start, spread evenly
-            over this range: leak ** timesteps. A network without memory across frames takes 1 and
-            1; carried membranes need less than 1.
-        percentile: of the positive values on the calibration data, see `balance`.
-        balance: one percentile per layer, or one per channel, which suits conversion without
-            training; then there are thresholds per channel at least.
-        start: thresholds that membranes begin with: 0, or 0.5, which halves the rounding of a
-            conversion without training (Bu et al. 2022) where membranes are not carried.
-        surrogate: gradient of the spike.
-        kind: "lif", or "adaptive" neurons, whose threshold every spike raises.
-        adaptation: by how much it does at the start, as a share of the threshold.
-        adaptation_leak: what remains of that from frame to frame at the start.
-    """
-
-    threshold: Granularity = "layer"
-    leak: Granularity = "layer"
-    leak_low: float = 1.0
-    leak_high: float = 1.0
-    percentile: float = 90.0
-    balance: Literal["layer", "channel"] = "layer"
-    start: float = 0.0
-    surrogate: Surrogate = field(default_factory=Surrogate)
-    kind: Literal["lif", "adaptive"] = "lif"
-    adaptation: float = 0.1
-    adaptation_leak: float = 0.9
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.leak_low <= self.leak_high <= 1:
-            raise ValueError("leaks must satisfy 0 <= leak_low <= leak_high <= 1")
-        if not 0 < self.percentile <= 100:
-            raise ValueError(f"percentile must lie in (0, 100], not {self.percentile}")
-        if self.kind not in KINDS:
-            raise ValueError(f"neurons are of kind {' or '.join(KINDS)}, not {self.kind!r}")
-        if self.adaptation < 0 or not 0 <= self.adaptation_leak <= 1:
-            raise ValueError("adaptation must be at least 0, adaptation_leak between 0 and 1")
-        if self.start not in (0.0, 0.5):
-            raise ValueError(f"membranes start at 0 or 0.5 thresholds, not {self.start}")
-        if self.balance == "channel" and self.threshold == "layer":
-            raise ValueError("balance per channel needs threshold 'channel' or 'neuron'")
 
 
 @dataclass(frozen=True)
@@ -203,9 +148,7 @@ def _spiking_from(ann: Network, options: NeuronOptions) -> Network:
         if isinstance(node.operation, SumPool2d):
             fold_forward(network, node.name, torch.tensor(1 / node.operation.area))
     for layer in network.spiking.values():
-        layer.spread_leak(options.leak_low, options.leak_high)
-        if isinstance(layer, adaptive.AdaptiveLIF):
-            layer.begin(options.adaptation, options.adaptation_leak)
+        options.initialise(layer)
     return network
 
 
@@ -233,7 +176,7 @@ def _spiking(node: Node, counts: set[str], shape: Shape, options: NeuronOptions)
     """What an operation of the ANN becomes where the values in `counts` count spikes."""
     operation = node.operation
     if isinstance(operation, ReLU):
-        return KINDS[options.kind](shape, options.threshold, options.leak, options.start)
+        return options.neurons(shape)
     if isinstance(operation, AvgPool2d) and node.inputs[0] in counts:
         return SumPool2d(operation.kernel_size, operation.stride)
     if isinstance(operation, MaxPool2d) and node.inputs[0] not in counts:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from snn_rl.core.neuron import LayerState, Neurons, begun_anew, parameter_shape
+from snn_rl.core.neuron import LayerState, SpikingLayer, begun_anew, parameter_shape
 from snn_rl.core.operations import Granularity
 from snn_rl.core.state import Values
 from snn_rl.core.surrogates import Surrogate
@@ -32,7 +32,7 @@ class AdaptiveState(NamedTuple, Generic[Values]):
     adaptation: Values
 
 
-class AdaptiveLIF(Neurons):
+class AdaptiveLIF(SpikingLayer):
     """Per timestep, with membrane u and adaptation a:
 
         u <- leak * u + current;   o = 1 if u > threshold + threshold * a else 0;
@@ -78,7 +78,7 @@ class AdaptiveLIF(Neurons):
         timesteps: int,
         surrogate: Surrogate,
     ) -> tuple[Tensor, AdaptiveState[Tensor]]:
-        """See `Neurons.forward`."""
+        """See `SpikingLayer.forward`."""
         spikes = []
         for fired, _, after in self._steps(current, state, resets, timesteps, surrogate):
             spikes.append(fired)
@@ -89,7 +89,7 @@ class AdaptiveLIF(Neurons):
     def pre_reset(
         self, current: Tensor, state: LayerState, resets: Tensor | None, timesteps: int
     ) -> Tensor:
-        """See `Neurons.pre_reset`."""
+        """See `SpikingLayer.pre_reset`."""
         steps = self._steps(current, state, resets, timesteps, Surrogate())
         return _by_frame([charged for _, charged, _ in steps], timesteps)
 

@@ -13,7 +13,7 @@ from snn_rl.core import adaptive, neuron, operations
 from snn_rl.core.operations import Operation
 
 
-class Scale(nn.Module):
+class Factors(nn.Module):
     """Trainable factors."""
 
     def __init__(self, shape: tuple[int, ...] = (1,)) -> None:
@@ -53,12 +53,12 @@ def _(operation: operations.BatchNorm) -> nn.Module:
 
 
 @build.register
-def _(operation: operations.LIF) -> nn.Module:
+def _(operation: operations.LIFNeurons) -> nn.Module:
     return neuron.LIF(operation.neurons, operation.threshold, operation.leak, operation.start)
 
 
 @build.register
-def _(operation: operations.AdaptiveLIF) -> nn.Module:
+def _(operation: operations.AdaptiveNeurons) -> nn.Module:
     return adaptive.AdaptiveLIF(
         operation.neurons, operation.threshold, operation.leak, operation.start
     )
@@ -66,7 +66,7 @@ def _(operation: operations.AdaptiveLIF) -> nn.Module:
 
 @build.register
 def _(operation: operations.Scale) -> nn.Module:
-    return Scale(operation.factors or (1,))
+    return Factors(operation.factors or (1,))
 
 
 @singledispatch
@@ -151,7 +151,7 @@ def _(_: Operation, layer: None, inputs: Sequence[Tensor], training: bool) -> Te
 
 
 @run.register(operations.Scale)
-def _(_: Operation, layer: Scale, inputs: Sequence[Tensor], training: bool) -> Tensor:
+def _(_: Operation, layer: Factors, inputs: Sequence[Tensor], training: bool) -> Tensor:
     return inputs[0] * layer.weight
 
 

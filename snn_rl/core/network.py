@@ -8,6 +8,7 @@ time. The first layer sees the same frame at every timestep, so it runs once per
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -15,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from snn_rl.core import execute, operations, state
-from snn_rl.core.graph import Node, check
-from snn_rl.core.neuron import LayerState, Neurons
+from snn_rl.core.graph import Node, check, ranges
+from snn_rl.core.neuron import LayerState, SpikingLayer
 from snn_rl.core.stacking import scale_pixels, stack_frames
 from snn_rl.core.state import Unrolled, check_fit
 from snn_rl.core.surrogates import Surrogate
@@ -54,7 +55,7 @@ class Network(nn.Module):
         self.carry_membrane: bool | None = None
         built = {node.name: execute.build(node.operation) for node in nodes}
         self.layers = nn.ModuleDict({n: layer for n, layer in built.items() if layer is not None})
-        self.spiking = {n: layer for n, layer in built.items() if isinstance(layer, Neurons)}
+        self.spiking = {n: layer for n, layer in built.items() if isinstance(layer, SpikingLayer)}
         """The spiking layers by name, in order of execution."""
         seen = nodes[0].operation
         assert isinstance(seen, operations.Input)
@@ -65,6 +66,9 @@ class Network(nn.Module):
         for node in nodes:
             if node.operation.keeps_values and node.inputs[0] in self._observed:
                 self._observed.add(node.name)
+        # In a spiking network, also what no neuron turned into spikes since.
+        unbounded = {name for name, (largest, _) in ranges(nodes).items() if math.isinf(largest)}
+        self._real = unbounded if self.spiking else self._observed
         if self.pixels:  # convolutions are about a third faster in this layout
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -81,6 +85,10 @@ class Network(nn.Module):
     def reads_observation(self, node: Node) -> bool:
         """Whether a layer reads the real-valued observation itself, at most reshaped."""
         return node.inputs[0] in self._observed
+
+    def reads_real(self, node: Node) -> bool:
+        """Whether a layer reads values that lie on no grid, where sums depend on their order."""
+        return node.inputs[0] in self._real
 
     def constrain(self) -> None:
         """Bring thresholds and leaks back into their range; call after every optimiser step."""
@@ -231,19 +239,22 @@ class Network(nn.Module):
     def _evaluate(self, node: Node, inputs: list[Tensor]) -> Tensor:
         """One layer without state on values [frames, 1 or timesteps, batch, ...]."""
         if isinstance(node.operation, operations.Linear):
+            if self.reads_real(node):
+                return self._read_real(node, inputs[0])
             if node is self.nodes[-1]:
                 return self._read_out(node, inputs[0])
-            if self.reads_observation(node):
-                return self._read_observation(node, inputs[0])
         layer = dict(self.layers).get(node.name)
         return execute.run(node.operation, layer, inputs, self.training)
 
-    def _read_observation(self, node: Node, x: Tensor) -> Tensor:
-        """Linear layer on float observations, which lie on no grid. In float64 its few terms sum
-        to the same float32 in any order, so that engines and batch sizes agree."""
+    def _read_real(self, node: Node, x: Tensor) -> Tensor:
+        """Linear layer on values that lie on no grid. In float64 its few terms sum to the same
+        float32 in any order, so that engines and batch sizes agree."""
         layer = self._linear(node)
         bias = None if layer.bias is None else layer.bias.double()
-        return functional.linear(x.double(), layer.weight.double(), bias).to(x.dtype)
+        seen = x.double()
+        if node is self.nodes[-1]:
+            seen = seen.mean(1, keepdim=True)
+        return functional.linear(seen, layer.weight.double(), bias).to(x.dtype)
 
     def _check(
         self, x: Tensor, state: State, episode_start: Tensor | None, timesteps: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import torch
@@ -20,12 +21,12 @@ LayerState = tuple[Tensor, ...]
 """A kind of neuron's own named tuple, each [batch, *neurons]."""
 
 
-class Neurons(nn.Module):
+class SpikingLayer(nn.Module, ABC):
     """One layer of `shape` neurons that spike, with a trainable threshold and leak.
 
     Each parameter is one number per layer, per channel (first axis of `shape`) or per neuron,
     stored in a shape that broadcasts to `shape`. Membranes start at `start` thresholds. A kind of
-    neuron adds its dynamics.
+    neuron gives its dynamics, the three abstract methods.
 
     Attributes:
         variables: names of what each neuron keeps from timestep to timestep.
@@ -55,10 +56,11 @@ class Neurons(nn.Module):
         membrane = self.threshold.new_zeros(batch, *self.shape)
         return membrane + self.start * self.threshold.detach() if self.start else membrane
 
+    @abstractmethod
     def initial_state(self, batch: int) -> LayerState:
         """State at the start of an episode."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(
         self,
         current: Tensor,
@@ -80,14 +82,13 @@ class Neurons(nn.Module):
         Returns:
             spikes [frames, timesteps, batch, *neurons] and the state after the last frame.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def pre_reset(
         self, current: Tensor, state: LayerState, resets: Tensor | None, timesteps: int
     ) -> Tensor:
         """All membranes just before the reset, [frames, timesteps, batch, *neurons], without
         gradients; arguments as of `forward`."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def constrain(self) -> None:
@@ -111,7 +112,7 @@ class Neurons(nn.Module):
         self.leak.pow_(factor)
 
 
-class LIF(Neurons):
+class LIF(SpikingLayer):
     """Leaky integrate-and-fire neurons: see `snn_rl.core.scan.lif_step`."""
 
     variables = LIFState._fields
@@ -128,7 +129,7 @@ class LIF(Neurons):
         timesteps: int,
         surrogate: Surrogate,
     ) -> tuple[Tensor, LIFState[Tensor]]:
-        """See `Neurons.forward`."""
+        """See `SpikingLayer.forward`."""
         spikes, membrane = lif_scan(
             current,
             state[0],
@@ -144,7 +145,7 @@ class LIF(Neurons):
     def pre_reset(
         self, current: Tensor, state: LayerState, resets: Tensor | None, timesteps: int
     ) -> Tensor:
-        """See `Neurons.pre_reset`."""
+        """See `SpikingLayer.pre_reset`."""
         membrane = state[0]
         result = current.new_empty(current.shape[0], timesteps, *current.shape[2:])
         for f in range(current.shape[0]):

@@ -3,7 +3,7 @@
 An operation says what it is: its parameters, the shape that it gives, its multiply-accumulates,
 and what becomes of spikes in it. How a target runs it stands in that target's own file (torch:
 `snn_rl.core.execute`). The same operations describe an ANN (ReLU, AvgPool2d) and the spiking
-network that it becomes (LIF, SumPool2d, Scale). Nothing here needs torch.
+network that it becomes (LIFNeurons, SumPool2d, Scale). Nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ class BatchNorm(Operation):
 
 @dataclass(frozen=True)
 class ReLU(Operation):
-    """max(x, 0); becomes LIF."""
+    """max(x, 0); becomes neurons."""
 
     kind: ClassVar[str] = "relu"
 
@@ -214,14 +214,14 @@ class Neurons(Operation):
 
 
 @dataclass(frozen=True)
-class LIF(Neurons):
+class LIFNeurons(Neurons):
     """Leaky integrate-and-fire; see `snn_rl.core.scan`."""
 
     kind: ClassVar[str] = "lif"
 
 
 @dataclass(frozen=True)
-class AdaptiveLIF(Neurons):
+class AdaptiveNeurons(Neurons):
     """The same with a threshold that every spike raises; see `snn_rl.core.adaptive`."""
 
     kind: ClassVar[str] = "adaptive_lif"
@@ -344,8 +344,8 @@ OPERATIONS: tuple[type[Operation], ...] = (
     Conv2d,
     BatchNorm,
     ReLU,
-    LIF,
-    AdaptiveLIF,
+    LIFNeurons,
+    AdaptiveNeurons,
     AvgPool2d,
     SumPool2d,
     MaxPool2d,

@@ -142,8 +142,8 @@ def spikes_in(
     raise SnnRlError(f"the energy of {operation.kind!r} (layer {node.name!r}) is not known")
 
 
-@spikes_in.register(operations.LIF)
-@spikes_in.register(operations.AdaptiveLIF)
+@spikes_in.register(operations.LIFNeurons)
+@spikes_in.register(operations.AdaptiveNeurons)
 def _(_: Operation, node: Node, reached: Tensor, reads: LayerReads) -> Events | None:
     return {node.name: reached}
 

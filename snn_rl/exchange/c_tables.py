@@ -166,6 +166,11 @@ def _tables(recipe: Recipe) -> tuple[str, int]:
     ]
     size = 4 * network.program.size + 4 * len(network.weights)
     size += 2 * max(len(network.whole), 1) + 4 * len(network.tables)
+    begins = "0.0f"
+    if network.resting.any():
+        parts.append(_array("float", "resting", _floats(network.resting)))
+        begins, size = "resting[n]", size + network.resting.nbytes
+    parts.append(f"#define SNN_RESTING(n) {begins} /* a membrane where an episode begins */")
     if network.pixels:
         parts.append(
             f"#define SNN_OFFSET {network.offset} /* the grey level that counts as zero */"

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from snn_rl.agents.agent import Agent
-from snn_rl.agents.evaluation import trained_in
+from snn_rl.agents.conditions import trained_in
 from snn_rl.agents.seeds import evaluation_seeds
 from snn_rl.errors import SnnRlError
 from snn_rl.exchange.one_frame import one_frame

@@ -184,7 +184,7 @@ def _(_: Operation, nir: Any, layer: Any, before: Shape) -> Any:
     return nir.Scale(np.broadcast_to(layer.weight.detach().numpy(), before).copy())
 
 
-@counterpart.register(operations.LIF)
+@counterpart.register(operations.LIFNeurons)
 def _(_: Operation, nir: Any, layer: Any, before: Shape) -> Any:
     # CubaLIF with a full array for every parameter.
     if layer.start:

@@ -102,7 +102,7 @@ class OneFrame(nn.Module):
         for node in network.nodes:
             if isinstance(node.operation, operations.Input):
                 values[node.name] = [frame]
-            elif isinstance(node.operation, operations.LIF):
+            elif isinstance(node.operation, operations.LIFNeurons):
                 current = values[node.inputs[0]]
                 before = next(membranes) if self.carry else self._start(node.name, current[0])
                 values[node.name], after = self._spike(node.name, current, before)
@@ -132,10 +132,13 @@ class OneFrame(nn.Module):
     def _layer(self, node: Node, inputs: list[Values]) -> Values:
         layer = dict(self.network.layers).get(node.name)
         if isinstance(node.operation, operations.Linear):
-            if node is self.network.nodes[-1]:
+            last = node is self.network.nodes[-1]
+            if self.network.reads_real(node):
+                seen = [x.double() for x in inputs[0]]
+                seen = self._mean(seen) if last else seen
+                return [_read_real(layer, x).to(inputs[0][0].dtype) for x in seen]
+            if last:
                 return [_read_out(layer, inputs[0])]
-            if self.network.reads_observation(node):
-                return [_read_observation(layer, x) for x in inputs[0]]
         steps = max(map(len, inputs))
         wide = [values * steps if len(values) == 1 else values for values in inputs]
         return [evaluate(node.operation, layer, at) for at in zip(*wide, strict=True)]
@@ -146,7 +149,7 @@ class OneFrame(nn.Module):
 
 
 def _is_known(operation: Operation) -> bool:
-    own = isinstance(operation, operations.Input | operations.LIF)
+    own = isinstance(operation, operations.Input | operations.LIFNeurons)
     return own or evaluate.dispatch(type(operation)) is not evaluate.dispatch(Operation)
 
 
@@ -162,10 +165,10 @@ def _read_out(layer: Any, spikes: Values) -> Tensor:
     return (functional.linear(total, layer.weight) + bias) / len(spikes)
 
 
-def _read_observation(layer: Any, x: Tensor) -> Tensor:
-    """In float64, as the engine does: real-valued observations lie on no grid."""
+def _read_real(layer: Any, x: Tensor) -> Tensor:
+    """In float64, as the network does with values that lie on no grid."""
     bias = None if layer.bias is None else layer.bias.double()
-    return functional.linear(x.double(), layer.weight.double(), bias).to(x.dtype)
+    return functional.linear(x, layer.weight.double(), bias)
 
 
 @singledispatch

@@ -181,7 +181,7 @@ def _parameters(operation: operations.Operation, shape: Shape) -> dict[str, Shap
             return affine | {name: per for name in _STATISTICS} | {"num_batches_tracked": ()}
         case operations.Neurons():
             leak = _granular(shape, operation.leak)
-            adapts = isinstance(operation, operations.AdaptiveLIF)
+            adapts = isinstance(operation, operations.AdaptiveNeurons)
             own = {"strength": leak, "decay": leak} if adapts else {}
             return {"threshold": _granular(shape, operation.threshold), "leak": leak, **own}
         case operations.Scale():

@@ -16,6 +16,12 @@ SHARE, SHARE_OF_FEW = 0.35, 1.0
 about as long as one where there are few (Pong's T1 to T5, 1 to 64 environments)."""
 SMALL = 1_000_000
 """Below so many multiply-adds per frame a dense network's time is overhead at any batch."""
+RULE = (
+    "The event-driven engine is taken for networks below "
+    f"{SMALL // 10**6} million multiply-adds per frame; for larger ones where its additions are at "
+    f"most {SHARE_OF_FEW:g} times the dense network's, or {SHARE:g} times for {MANY} environments "
+    "or more; and where the rates are unknown."
+)
 
 
 @dataclass(frozen=True)
@@ -25,26 +31,20 @@ class Weighing:
     Attributes:
         additions: that events cause; None where the rates of the spikes are unknown.
         dense: multiply-adds of a dense network: its first layer once, the others T times.
-        batch: environments at a time.
     """
 
     additions: float | None
     dense: float
-    batch: int
 
-    @property
-    def pays(self) -> bool:
-        """Whether the event-driven engine is expected to be faster."""
-        share = SHARE if self.batch >= MANY else SHARE_OF_FEW
+    def pays(self, batch: int = 1) -> bool:
+        """Whether the event-driven engine is expected to be faster for so many environments."""
+        share = SHARE if batch >= MANY else SHARE_OF_FEW
         return self.additions is None or self.dense < SMALL or self.additions <= share * self.dense
 
     def __str__(self) -> str:
-        share = SHARE if self.batch >= MANY else SHARE_OF_FEW
         known = "unknown" if self.additions is None else f"{self.additions / 1e6:.2f} million"
         return (
-            f"additions per frame by events: {known}; dense: {self.dense / 1e6:.2f} million; the "
-            f"event-driven engine is taken up to a share of {share:g} at batch {self.batch}, for "
-            f"networks below {SMALL / 1e6:g} million, and where the rates are unknown"
+            f"additions per frame by events: {known}; dense: {self.dense / 1e6:.2f} million. {RULE}"
         )
 
 
@@ -54,7 +54,6 @@ def weigh(
     timesteps: int,
     *,
     changed: float | None = None,
-    batch: int = 1,
 ) -> Weighing:
     """What a frame costs event-driven and dense.
 
@@ -62,7 +61,6 @@ def weigh(
         rates: spikes per neuron per frame by layer, summed over the timesteps; None: unknown.
         timesteps: spiking steps per frame.
         changed: pixels per frame that differ from the frame before; None: taken for few.
-        batch: environments at a time.
     """
     additions = dense = 0.0
     layers = iter(network.layers)
@@ -85,4 +83,4 @@ def weigh(
                 # What is no spike (a sum of them) counts as always there.
                 spikes = row[plan.SOURCE_IN] == plan.IN_SPIKES
                 additions += macs * (float((rates or {}).get(name, 0.0)) if spikes else timesteps)
-    return Weighing(additions if rates is not None else None, dense, batch)
+    return Weighing(additions if rates is not None else None, dense)

@@ -59,7 +59,7 @@ class EventEngine:
     Args:
         plan: from `snn_rl.inference.lowering.lower`.
         timesteps: spiking steps per frame.
-        carry_membrane: False zeroes all membranes before every frame.
+        carry_membrane: False begins all membranes anew before every frame.
 
     Raises:
         EngineError: at so many timesteps the sums would not be exact.
@@ -88,7 +88,7 @@ class EventEngine:
         """State before the first frame of `batch` environments."""
         plan = self.plan
         history = np.zeros((batch, plan.stack - 1, *plan.input_shape), self._dtype)
-        return EventState(np.zeros((batch, plan.neurons), np.float32), history)
+        return EventState(np.tile(plan.resting, (batch, 1)), history)
 
     def step(
         self,
@@ -112,11 +112,12 @@ class EventEngine:
         self._check(frames, state, episode_start)
         membranes, history = state
         if not self.carry_membrane:
-            membranes = np.zeros_like(membranes)
+            membranes = np.empty_like(membranes)
+            membranes[:] = plan.resting
         if episode_start is not None and np.count_nonzero(episode_start):
             history = history.copy()
             history[episode_start] = 0
-            membranes = np.where(episode_start[:, None], np.float32(0), membranes)
+            membranes = np.where(episode_start[:, None], plan.resting, membranes)
         if plan.stack > 1:
             stacked = np.concatenate([history, frames[:, None]], 1)
             frames, history = stacked, stacked[:, 1:]

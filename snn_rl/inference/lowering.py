@@ -95,6 +95,7 @@ class _Lowering:
             floats=parts.floats,
             accumulators=parts.accumulators,
             spikes=parts.spikes,
+            resting=_joined(parts.resting, np.float32),
             outputs=self.values[last.name].size,
             most_timesteps=self.most_timesteps,
         )
@@ -172,14 +173,15 @@ class _Lowering:
             plan.POSITIONS: x.size // rows.per_group,
         }
 
-    def spikes(self, node: Node, x: Value) -> Value:
-        """A layer of LIF neurons."""
+    def spikes(self, node: Node, x: Value, start: float) -> Value:
+        """A layer of LIF neurons, whose membranes begin at `start` thresholds."""
         name, shape = node.name, x.shape
         x = self._as_floats(node, x)
         threshold, leak = (
             np.broadcast_to(self.weights[f"{name}.{kind}"], shape).ravel()[x.order]
             for kind in ("threshold", "leak")
         )
+        threshold = np.maximum(threshold, np.float32(THRESHOLD_FLOOR))
         first = sum(layer.size for layer in self.parts.layers)
         target = self.parts.spike_bytes(x.size)
         fields = {
@@ -188,12 +190,13 @@ class _Lowering:
             plan.INPUTS: x.size,
             plan.TARGET: target,
             plan.OUTPUTS: x.size,
-            plan.BIAS: self.parts.store(np.maximum(threshold, np.float32(THRESHOLD_FLOOR))),
+            plan.BIAS: self.parts.store(threshold),
             plan.SECOND: self.parts.store(np.clip(leak, 0, 1)),
             plan.MEMBRANE: first,
         }
         self.parts.operation(plan.LIF, fields)
         self.parts.layers.append(plan.Layer(name, shape, first, x.order))
+        self.parts.resting.append(np.float32(start) * threshold)
         return Value(plan.IN_SPIKES, target, shape, x.order, False, 1.0, 1.0)
 
     def _as_floats(self, node: Node, x: Value) -> Value:
@@ -253,11 +256,9 @@ def _(operation: operations.Operation, node: Node, inputs: list[Value], into: _L
 
 
 @lowered.register
-def _(operation: operations.LIF, node: Node, inputs: list[Value], into: _Lowering) -> Value:
-    if operation.start:
-        raise EngineError(cannot(node, "option 'start' of 'lif'"))
+def _(operation: operations.LIFNeurons, node: Node, inputs: list[Value], into: _Lowering) -> Value:
     operation.shape(inputs[0].shape)
-    return into.spikes(node, inputs[0])
+    return into.spikes(node, inputs[0], operation.start)
 
 
 @lowered.register

@@ -49,6 +49,7 @@ class Parts:
     tables: list[NDArray[np.uint32]] = field(default_factory=list)
     sums: list[Array] = field(default_factory=list)
     layers: list[plan.Layer] = field(default_factory=list)
+    resting: list[Array] = field(default_factory=list)
     floats: int = 0
     accumulators: int = 0
     spikes: int = 0

@@ -96,6 +96,7 @@ class Plan:
         offset: grey level that counts as zero.
         sums: float32, what PIXELS holds for a frame of nothing but `offset`.
         floats, accumulators, spikes: scratch floats, int32 and bytes (a multiple of 8).
+        resting: float32 [neurons], membranes where an episode begins.
         outputs: values of the read-out.
         most_timesteps: the largest T at which the read-out's sum is exact.
     """
@@ -113,6 +114,7 @@ class Plan:
     floats: int
     accumulators: int
     spikes: int
+    resting: Array
     outputs: int
     most_timesteps: int
 

@@ -29,6 +29,7 @@ from torch.optim import Optimizer
 
 from snn_rl.errors import CheckpointError
 from snn_rl.runs.provenance import bits_depend_on
+from snn_rl.support.files import LARGEST_RECORDS
 
 log = logging.getLogger(__name__)
 
@@ -187,7 +188,7 @@ def read_state(path: Path) -> dict[str, Any]:
         CheckpointError: the file is damaged or comes from a version that saved other things.
     """
     damaged = f"{path} is damaged: remove {path.parent} to train its stage from the start"
-    if not path.is_file():
+    if not path.is_file() or path.stat().st_size != _size_by_header(path):
         raise CheckpointError(damaged)
     try:
         with safe_open(path, "pt") as file:
@@ -205,6 +206,22 @@ def read_state(path: Path) -> dict[str, Any]:
     found: dict[str, Any] = _unpack(json.loads(metadata["state"]), tensors)
     _tell_of_changes(path, json.loads(metadata[MACHINE]))
     return found
+
+
+def _size_by_header(path: Path) -> int | None:
+    """Bytes that a safetensors file says that it has, before all of it is mapped; None of others.
+
+    It begins with the length of its header, which says where each tensor ends behind it.
+    """
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        text = file.read(min(length, LARGEST_RECORDS))
+    try:
+        header = json.loads(text)
+        header.pop("__metadata__", None)
+        return 8 + length + max((int(of["data_offsets"][1]) for of in header.values()), default=0)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return None
 
 
 def _digest(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> str:

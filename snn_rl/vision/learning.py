@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.optim import SGD, Adam, Optimizer
 
 from snn_rl.core.network import Network
-from snn_rl.core.neuron import Neurons
+from snn_rl.core.neuron import SpikingLayer
 from snn_rl.core.operations import Dropout
 from snn_rl.vision.config import StageConfig
 from snn_rl.vision.muon import Muon
@@ -85,7 +85,7 @@ def make_optimizer(network: Network, config: StageConfig) -> Optimizer:
 
 
 def _kind(layer: nn.Module, parameter: nn.Parameter) -> str:
-    if isinstance(layer, Neurons):
+    if isinstance(layer, SpikingLayer):
         return "neuron"
     if isinstance(layer, nn.Conv2d | nn.Linear) and parameter.dim() > 1:
         return "conv" if isinstance(layer, nn.Conv2d) else "linear"

@@ -15,7 +15,8 @@ from snn_rl.conversion.batch_norm import (
     insert_batch_norm,
     measure_batch_norm,
 )
-from snn_rl.conversion.convert import Calibration, NeuronOptions, balance, convert
+from snn_rl.conversion.convert import Calibration, balance, convert
+from snn_rl.conversion.options import NeuronOptions
 from snn_rl.conversion.temporal_pruning import Stage, Start, temporal_pruning
 from snn_rl.conversion.tracing import trace
 from snn_rl.conversion.weight_pruning import apply_masks, magnitude_masks

@@ -341,15 +341,15 @@ static void take(snn_agent *agent, const snn_value *frame)
         agent->state.history[n] = agent->input[SNN_INPUTS + n];
 }
 
-static void forget_membranes(snn_agent *agent)
+static void begin_membranes(snn_agent *agent)
 {
     for (size_t n = 0; n < SNN_NEURONS; n++)
-        agent->state.membranes[n] = 0.0f;
+        agent->state.membranes[n] = SNN_RESTING(n);
 }
 
 void snn_reset(snn_agent *agent)
 {
-    forget_membranes(agent);
+    begin_membranes(agent);
     for (size_t n = 0; n < sizeof agent->state.history / sizeof(snn_value); n++)
         agent->state.history[n] = 0;
 #if SNN_PIXELS
@@ -372,7 +372,7 @@ int snn_act(snn_agent *agent, const snn_value frame[SNN_INPUTS], float q[SNN_ACT
 #endif
     take(agent, frame);
     if (!SNN_CARRY)
-        forget_membranes(agent);
+        begin_membranes(agent);
     for (int step = -1; step < SNN_TIMESTEPS; step++) /* -1: what is the same at all of them */
         for (size_t n = 0; n < sizeof program / sizeof *program; n++)
             if (program[n].once == (step < 0))

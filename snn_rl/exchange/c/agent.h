@@ -23,7 +23,7 @@ extern "C" {
 #define SNN_HISTORY $history /* earlier frames that the network sees as well */
 #define SNN_ACTIONS $actions
 #define SNN_TIMESTEPS $timesteps /* per frame */
-#define SNN_CARRY $carry /* 1: membranes survive from frame to frame; 0: every frame zeroes them */
+#define SNN_CARRY $carry /* 1: membranes survive from frame to frame; 0: every frame begins them anew */
 #define SNN_NEURONS $neurons
 #define SNN_MEMORY $memory
 #define SNN_CONSTANTS $constants
@@ -37,8 +37,8 @@ typedef uint8_t snn_value;
 typedef float snn_value;
 #endif
 
-/* All that the agent remembers of an episode; all zeros begin one. Copy it out of an snn_agent to
- * keep a moment, assign it back to return there. */
+/* All that the agent remembers of an episode, which snn_reset begins. Copy it out of an snn_agent
+ * to keep a moment, assign it back to return there. */
 typedef struct {
     float membranes[SNN_NEURONS];
     snn_value history[SNN_HISTORY * SNN_INPUTS + !SNN_HISTORY]; /* as seen, oldest first */
