@@ -46,7 +46,7 @@ def channel_factors(current: Tensor, threshold: Tensor, percentile: float) -> Te
 
 def fold_forward(network: Network, name: str, factors: Tensor) -> None:
     """Multiply the weights that read the output of `name` by factors that broadcast to it."""
-    factors = factors.expand(network.shapes[name])
+    factors = factors.to(network.device).expand(network.shapes[name])
     for node in consumers(network.nodes, name):
         layer: Any = dict(network.layers).get(node.name)
         if node.operation.counts_spikes:
