@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snn_rl.agents.acting import Actor, EngineName
+from snn_rl.agents.looks import Looks
 from snn_rl.core.state import rows_of
 from snn_rl.errors import EngineError, SnnRlError
 from snn_rl.inference.observation import ObservationPipeline
@@ -55,6 +56,7 @@ class Agent:
         self._sees = pipeline
         if actor.privileged:
             self._sees = ObservationPipeline("vector", actor.input_shape)
+        self._looks = Looks(self._sees, self.card)
 
     def __repr__(self) -> str:
         how = f"timesteps={self.timesteps}" if self.actor.spiking else "ANN"
@@ -180,13 +182,16 @@ class Agent:
                     f"episode_start is {start.shape}; expected one flag for each of "
                     f"{len(frames)} observations"
                 )
-        if state is None:
+        fresh = state is None
+        if fresh:
             state = self.actor.initial_state(len(frames))
         elif (known := rows_of(state)) not in (None, len(frames)):
             raise ValueError(
                 f"got {len(frames)} observations, but the agent remembers {known} environments: "
                 "call reset() first"
             )
+        if not self._looks.over:
+            self._looks.observe(array.shape, frames, start | fresh)
         q, state = self.actor.q_values(frames, state, start)
         if not np.isfinite(q).all():
             raise SnnRlError("the agent's Q-values are not finite: no action can be chosen by them")
