@@ -255,7 +255,7 @@ class Run:
     def _card(self, plan: StagePlan, result: Result) -> dict[str, Any]:
         config = self.config
         distils = plan.teacher is not None and plan.config.distill > 0
-        scored = result.validation is not None
+        accuracy = result.validation
         return {
             "task": "classification",
             "stage": plan.name,
@@ -275,5 +275,5 @@ class Run:
                 **hardware(self.process.device, self.process.world),
                 **written(),
             },
-            "results": {"validation": round(100 * result.validation, 3)} if scored else {},
+            "results": {} if accuracy is None else {"validation": round(100 * accuracy, 3)},
         }
