@@ -134,12 +134,16 @@ def evaluate(
     if run and classifier:
         raise SnnRlError("name a run or a --classifier, not both")
     folder = CLASSIFIERS.find(classifier) if classifier else run or _newest_run()
-    rows = [row for row, _ in _scores(folder, data, limit, timesteps)]
-    if as_json:
-        show_json(rows)
-    else:
-        show(evaluation_table(rows))
-    sys.stdout.flush()
+    rows: list[dict[str, Any]] = []
+    try:
+        for row, _ in _scores(folder, data, limit, timesteps):
+            rows.append(row)
+    finally:  # what was scored is shown, whatever comes between
+        if rows and as_json:
+            show_json(rows)
+        elif rows:
+            show(evaluation_table(rows))
+        sys.stdout.flush()
     if (folder / CONFIG).is_file() and timesteps is None and limit is None:
         save_evaluation(folder, rows)
 

@@ -44,7 +44,7 @@ def channel_factors(current: Tensor, threshold: Tensor, percentile: float) -> Te
 
 def fold_forward(network: Network, name: str, factors: Tensor) -> None:
     """Multiply the weights that read the output of `name` by factors that broadcast to it."""
-    factors = factors.expand(network.shapes[name])
+    factors = factors.to(network.device).expand(network.shapes[name])
     for node in consumers(network.nodes, name):
         if node.operation.counts_spikes:
             passed = factors

@@ -158,8 +158,9 @@ class VisionConfig(Section):
     """whose logits a spiking stage distils, where spiking.distill is above 0"""
     ann_from: str | None = None
     """folder of a trained ANN to convert instead of training one"""
-    validation: int = Field(default=5000, gt=0)
-    """training images held out to choose the weights of a stage; never the test set"""
+    validation: int | float = Field(default=5000, gt=0)
+    """training images held out to choose the weights of a stage, or a share of them below 1; never
+    the test set"""
     train_limit: int | None = Field(default=None, gt=0)
     """train on so many images only (to try things out)"""
     ann: StageConfig = StageConfig()
@@ -181,6 +182,8 @@ class VisionConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> VisionConfig:
+        if isinstance(self.validation, float) and self.validation >= 1:
+            raise ValueError("validation is a whole number of images, or a share below 1")
         if self.binary and (self.direct or self.ann_from or self.budget):
             raise ValueError("a binary network is trained as such: leave out direct, ann_from")
         if self.budget is not None and self.spiking.epochs_at:

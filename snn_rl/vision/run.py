@@ -255,6 +255,7 @@ class Run:
     def _card(self, plan: StagePlan, result: Result) -> dict[str, Any]:
         config = self.config
         distils = plan.teacher is not None and plan.config.distill > 0
+        accuracy = result.validation
         return {
             "task": "classification",
             "stage": plan.name,
@@ -274,5 +275,5 @@ class Run:
                 **hardware(self.process.device, self.process.world),
                 **written(),
             },
-            "results": {"validation": round(100 * result.validation, 3)},
+            "results": {} if accuracy is None else {"validation": round(100 * accuracy, 3)},
         }
