@@ -135,7 +135,11 @@ class Rollout:
         try:
             observation, self.info = restore(self.vector, state["environments"])
         except NotRepeatable as error:
-            log.warning("%s: %s; its episodes begin anew, so not bit for bit", self.env_id, error)
+            log.warning(
+                "%s: %s; its episodes begin anew, so not bit for bit (a new run from a finished "
+                "stage: snn-rl train --from RUN/STAGE)",
+                self.env_id, error,
+            )  # fmt: skip
             observation, self.info = self.vector.reset()
             self.frame = self.pipeline.encode(observation)
             return False

@@ -64,17 +64,19 @@ class Data:
 
 
 def hold_out(
-    source: Source, count: int, seed: int, limit: int | None = None
+    source: Source, count: int | float, seed: int, limit: int | None = None
 ) -> tuple[Source, Source]:
-    """Training and validation part of `source`: `count` images drawn with `seed` are held out.
+    """Training and validation part of `source`: images drawn with `seed` are held out.
 
     Args:
+        count: how many, or a share below 1.
         limit: keep so many training images only; they are the same for every `count`.
 
     Raises:
         SnnRlError: too few images.
     """
     total = len(source.labels)
+    count = int(count) if count >= 1 else max(1, round(count * total))
     if not 0 < count < total:
         raise SnnRlError(
             f"cannot hold out {count} of {total} training images for validation: "
