@@ -77,6 +77,9 @@ class LearnerConfig(Section):
     """environment steps before the first update"""
     overlap: bool = False
     """play the next roll-out while the updates after the last one are made, on a second core"""
+    on_grid: bool = False
+    """roll-outs play the network as it would be saved, its weights on their grid: a spiking one is
+    then event-driven where that is faster, with the same membranes as in torch"""
     updates: int = Field(default=8, gt=0)
     """gradient steps after each roll-out (which they share out, by environment, if replay is 0)"""
     batch: int = Field(default=256, gt=0)

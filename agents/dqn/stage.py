@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from snn_rl.agents.acting import Actor
 from snn_rl.agents.dqn.experience import Experience
 from snn_rl.agents.dqn.learner import Learner
 from snn_rl.agents.dqn.overlap import OverlappedPlay
@@ -19,6 +20,7 @@ from snn_rl.agents.dqn.plan import StagePlan
 from snn_rl.agents.dqn.rollout import Rollout, exploration
 from snn_rl.agents.dqn.validation import Validator
 from snn_rl.agents.evaluation import Stopped
+from snn_rl.agents.lowered import on_grid
 from snn_rl.agents.monitor import Monitor, Progress
 from snn_rl.core.network import Network
 from snn_rl.errors import CheckpointError, SnnRlError
@@ -129,6 +131,7 @@ class StageTrainer:
                 self.play_generator,
                 clip_rewards=config.clip_rewards,
                 state_every=self.experience.spans.every,
+                player=self._on_grid if config.on_grid else None,
             )
             self._resume(rollout)
             self._train(rollout)
@@ -140,6 +143,11 @@ class StageTrainer:
             if self.saver:
                 self.saver.wait()
         return self._result()
+
+    def _on_grid(self) -> Actor:
+        """Who plays the next roll-out: the network as it would be saved now."""
+        policy = self.overlapped.policy if self.overlapped else self.plan.policy
+        return on_grid(policy, self.plan.config.num_envs, *self.validator.busy)[1]
 
     def _train(self, rollout: Rollout) -> None:
         began = time.monotonic() - self.position.seconds
