@@ -18,8 +18,8 @@ from snn_rl.agents.config import (
     ValidationConfig,
     make_config,
     teacher_stack,
-    with_preset,
 )
+from snn_rl.agents.presets import with_preset
 from snn_rl.commands import training
 from snn_rl.errors import ConfigError
 from snn_rl.support.settings import merge, override, parse_overrides, read_yaml, shipped_names

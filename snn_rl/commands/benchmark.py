@@ -45,7 +45,8 @@ def train(
 ) -> None:
     """Steps per second in training, against Stable-Baselines3's DQN at equal updates."""
     from snn_rl.agents.bench.throughput import training_throughput
-    from snn_rl.agents.config import make_config, with_preset
+    from snn_rl.agents.config import make_config
+    from snn_rl.agents.presets import with_preset
     from snn_rl.commands.tables import throughput_table
     from snn_rl.support.settings import override
 
