@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from snn_rl.agents.acting import view
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.bench import onnx_ann
+from snn_rl.agents.bench.runtimes import CALIBRATION, Model, ann_models, score, stacked
 from snn_rl.agents.conditions import Conditions, trained_in
 from snn_rl.agents.loading import load_agent
 from snn_rl.agents.seeds import evaluation_seeds
@@ -33,8 +34,6 @@ TURN, WARM_UP = 20, 2
 """Decisions of a turn, and turns that do not count."""
 BUSY = "BeamRiderNoFrameskip-v4"
 """A game in which much moves."""
-CALIBRATION = 500
-"""Frames on which an int8 model's ranges are measured."""
 
 Decide = Callable[[int], object]
 """Decides on frame number i of the recorded ones, which come in order."""
@@ -50,7 +49,11 @@ class Contender:
 
 
 def act_times(
-    sources: Sequence[str], rivals: Sequence[str], frames: int, compiled: bool = False
+    sources: Sequence[str],
+    rivals: Sequence[str],
+    frames: int,
+    compiled: bool = False,
+    scores: bool = False,
 ) -> dict[str, Any]:
     """Microseconds per decision of every contender, and on what they were measured.
 
@@ -59,6 +62,7 @@ def act_times(
         rivals: ANNs, for the runtimes.
         frames: decisions of each contender.
         compiled: the ANNs run by torch.compile as well, which takes a minute and a C++ compiler.
+        scores: int8 models also play from all starts of the environment, which takes minutes.
 
     Raises:
         SnnRlError: there is no such agent, or one is of the wrong kind or another environment.
@@ -68,7 +72,9 @@ def act_times(
     torch.set_num_threads(1)
     seen = record(load_agent(sources[0]), frames)
     contenders = [c for name in sources for c in _spiking(name, agents[name], seen)]
-    contenders += [c for name in rivals for c in _dense(name, agents[name], seen)]
+    played = {name: record(agents[name], CALIBRATION) for name in rivals}
+    models = {name: ann_models(agents[name].policy.network, played[name]) for name in rivals}
+    contenders += [c for name in rivals for c in _dense(name, agents[name], seen, models[name])]
     if compiled:
         contenders += [_compiled(name, agents[name], seen) for name in rivals]
     contenders += _rare(sources[0], agents[sources[0]], seen)
@@ -80,6 +86,12 @@ def act_times(
         "load": [began, os.getloadavg()[0]],
         "frames": frames,
         "changed_pixels": _changed(seen),
+        "scores": {
+            f"{name}, {runtime}": score(agents[name], model)
+            for name in rivals
+            for runtime, model in models[name].items()
+            if scores and "int8" in runtime
+        },
         "rows": [
             {
                 "contender": c.name,
@@ -218,34 +230,26 @@ def _random_play(agent: Agent, env_id: str, count: int) -> NDArray[Any]:
     return np.stack(seen)
 
 
-def _dense(name: str, agent: Agent, seen: NDArray[Any]) -> list[Contender]:
-    """An ANN in torch and, where they are installed, in ONNX Runtime and Stable-Baselines3."""
+def _dense(
+    name: str, agent: Agent, seen: NDArray[Any], models: Mapping[str, Model]
+) -> list[Contender]:
+    """An ANN in torch, in the runtimes, and in Stable-Baselines3 where it is installed."""
     network = agent.policy.network
-    inputs = [onnx_ann.as_input(network, x) for x in _stacked(seen, network.stack)]
+    inputs = [onnx_ann.as_input(network, x) for x in stacked(seen, network.stack)]
     found = [
         Contender(f"{name}, torch, act(frame)", _act(agent, seen)),
         Contender(f"{name}, torch frozen", _frozen(network, inputs)),
     ]
-    if onnx_ann.available():
-        model, key = onnx_ann.ann_model(network), network.nodes[0].name
-        small = onnx_ann.quantised(
-            model, key, inputs[:CALIBRATION], "avx512_vnni" not in processor_flags()
-        )
-        plain, int8 = onnx_ann.session(model), onnx_ann.session(small)
-        found += [
-            Contender(f"{name}, ONNX Runtime fp32", lambda i: plain.run(None, {key: inputs[i]})),
-            Contender(
-                f"{name}, ONNX Runtime int8", lambda i: int8.run(None, {key: inputs[i]}), False
-            ),
-        ]
+    for runtime, model in models.items():
+        exact = runtime.endswith("fp32")
+        found.append(Contender(f"{name}, {runtime}", _model(model, inputs), exact))
     if importlib.util.find_spec("stable_baselines3") is not None:
         found.append(Contender(f"{name}'s shape, SB3 predict", _sb3(agent, network, seen)))
     return found
 
 
-def _stacked(seen: NDArray[Any], stack: int) -> list[NDArray[Any]]:
-    ages = range(stack - 1, -1, -1)
-    return [np.concatenate([seen[max(0, i - age)] for age in ages]) for i in range(len(seen))]
+def _model(model: Model, inputs: Sequence[NDArray[np.float32]]) -> Decide:
+    return lambda i: model(inputs[i])
 
 
 def _frozen(network: Network, inputs: Sequence[NDArray[np.float32]]) -> Decide:
@@ -257,7 +261,7 @@ def _frozen(network: Network, inputs: Sequence[NDArray[np.float32]]) -> Decide:
 
 def _compiled(name: str, agent: Agent, seen: NDArray[Any]) -> Contender:
     network = agent.policy.network
-    inputs = [onnx_ann.as_input(network, x) for x in _stacked(seen, network.stack)]
+    inputs = [onnx_ann.as_input(network, x) for x in stacked(seen, network.stack)]
     decide = _run(torch.compile(_module(network)), [torch.from_numpy(x) for x in inputs])
     try:
         decide(0)
@@ -289,7 +293,7 @@ def _sb3(agent: Agent, network: Network, seen: NDArray[Any]) -> Decide:
     from gymnasium.spaces import Box, Discrete
     from stable_baselines3.dqn.policies import CnnPolicy, MlpPolicy
 
-    observed = _stacked(seen, network.stack)
+    observed = stacked(seen, network.stack)
     shape, actions = observed[0].shape, Discrete(agent.num_actions)
     rate = 1e-4
     if agent.pipeline.pixels:
