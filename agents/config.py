@@ -216,6 +216,8 @@ class TrainConfig(Section):
     """frames the network sees at once; 1 leaves memory to the membranes"""
     hidden: list[int] = Field(default=[128, 128], min_length=1)
     """hidden layers for vector observations; images use the Nature CNN"""
+    width: float = Field(default=1.0, gt=0, le=1)
+    """of the network for images, as a share of its channels and hidden units; a teacher's is 1"""
     flicker: float = Field(default=0.0, ge=0, le=1)
     """probability of a blank frame in training and validation"""
     sticky: float | None = Field(default=None, ge=0, le=1)

@@ -24,6 +24,7 @@ from snn_rl.agents.bench.contenders import (
     rare_contenders,
     spiking_contenders,
 )
+from snn_rl.agents.bench.runtimes import CALIBRATION, ann_models, score
 from snn_rl.agents.conditions import trained_in
 from snn_rl.agents.loading import load_agent
 from snn_rl.agents.seeds import evaluation_seeds
@@ -35,7 +36,11 @@ TURN, WARM_UP = 20, 2
 
 
 def act_times(
-    sources: Sequence[str], rivals: Sequence[str], frames: int, compiled: bool = False
+    sources: Sequence[str],
+    rivals: Sequence[str],
+    frames: int,
+    compiled: bool = False,
+    scores: bool = False,
 ) -> dict[str, Any]:
     """Microseconds per decision of every contender, and on what they were measured.
 
@@ -44,6 +49,7 @@ def act_times(
         rivals: ANNs, for the runtimes.
         frames: decisions of each contender.
         compiled: the ANNs run by torch.compile as well, which takes a minute and a C++ compiler.
+        scores: int8 models also play from all starts of the environment, which takes minutes.
 
     Raises:
         SnnRlError: there is no such agent, or one is of the wrong kind or another environment.
@@ -53,7 +59,11 @@ def act_times(
     torch.set_num_threads(1)
     seen = record(load_agent(sources[0]), frames)
     contenders = [c for name in sources for c in spiking_contenders(name, agents[name], seen)]
-    contenders += [c for name in rivals for c in ann_contenders(name, agents[name], seen)]
+    played = {name: record(agents[name], CALIBRATION) for name in rivals}
+    models = {name: ann_models(agents[name].policy.network, played[name]) for name in rivals}
+    contenders += [
+        c for name in rivals for c in ann_contenders(name, agents[name], seen, models[name])
+    ]
     if compiled:
         contenders += [compiled_contender(name, agents[name], seen) for name in rivals]
     contenders += rare_contenders(sources[0], agents[sources[0]], seen)
@@ -65,6 +75,12 @@ def act_times(
         "load": [began, os.getloadavg()[0]],
         "frames": frames,
         "changed_pixels": _changed(seen),
+        "scores": {
+            f"{name}, {runtime}": score(agents[name], model)
+            for name in rivals
+            for runtime, model in models[name].items()
+            if scores and "int8" in runtime
+        },
         "rows": [
             {
                 "contender": c.name,

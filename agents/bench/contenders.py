@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.bench import onnx_ann
+from snn_rl.agents.bench.runtimes import Model, stacked
 from snn_rl.agents.conditions import Conditions
 from snn_rl.agents.loading import load_agent
 from snn_rl.agents.seeds import evaluation_seeds
@@ -20,12 +21,9 @@ from snn_rl.core import operations
 from snn_rl.core.network import Network
 from snn_rl.envs import atari_game
 from snn_rl.errors import EngineError, SnnRlError
-from snn_rl.runs.provenance import processor_flags
 
 BUSY = "BeamRiderNoFrameskip-v4"
 """A game in which much moves."""
-CALIBRATION = 500
-"""Frames on which an int8 model's ranges are measured."""
 
 Decide = Callable[[int], object]
 """Decides on frame number i of the recorded ones, which come in order."""
@@ -120,34 +118,26 @@ def _random_play(agent: Agent, env_id: str, count: int) -> NDArray[Any]:
     return np.stack(seen)
 
 
-def ann_contenders(name: str, agent: Agent, seen: NDArray[Any]) -> list[Contender]:
-    """An ANN in torch and, where they are installed, in ONNX Runtime and Stable-Baselines3."""
+def ann_contenders(
+    name: str, agent: Agent, seen: NDArray[Any], models: Mapping[str, Model]
+) -> list[Contender]:
+    """An ANN in torch, in the runtimes, and in Stable-Baselines3 where it is installed."""
     network = agent.policy.network
-    inputs = [onnx_ann.as_input(network, x) for x in _stacked(seen, network.stack)]
+    inputs = [onnx_ann.as_input(network, x) for x in stacked(seen, network.stack)]
     found = [
         Contender(f"{name}, torch, act(frame)", _act(agent, seen)),
         Contender(f"{name}, torch frozen", _frozen(network, inputs)),
     ]
-    if onnx_ann.available():
-        model, key = onnx_ann.ann_model(network), network.nodes[0].name
-        small = onnx_ann.quantised(
-            model, key, inputs[:CALIBRATION], "avx512_vnni" not in processor_flags()
-        )
-        plain, int8 = onnx_ann.session(model), onnx_ann.session(small)
-        found += [
-            Contender(f"{name}, ONNX Runtime fp32", lambda i: plain.run(None, {key: inputs[i]})),
-            Contender(
-                f"{name}, ONNX Runtime int8", lambda i: int8.run(None, {key: inputs[i]}), False
-            ),
-        ]
+    for runtime, model in models.items():
+        exact = runtime.endswith("fp32")
+        found.append(Contender(f"{name}, {runtime}", _model(model, inputs), exact))
     if importlib.util.find_spec("stable_baselines3") is not None:
         found.append(Contender(f"{name}'s shape, SB3 predict", _sb3(agent, network, seen)))
     return found
 
 
-def _stacked(seen: NDArray[Any], stack: int) -> list[NDArray[Any]]:
-    ages = range(stack - 1, -1, -1)
-    return [np.concatenate([seen[max(0, i - age)] for age in ages]) for i in range(len(seen))]
+def _model(model: Model, inputs: Sequence[NDArray[np.float32]]) -> Decide:
+    return lambda i: model(inputs[i])
 
 
 def _frozen(network: Network, inputs: Sequence[NDArray[np.float32]]) -> Decide:
@@ -159,7 +149,7 @@ def _frozen(network: Network, inputs: Sequence[NDArray[np.float32]]) -> Decide:
 
 def compiled_contender(name: str, agent: Agent, seen: NDArray[Any]) -> Contender:
     network = agent.policy.network
-    inputs = [onnx_ann.as_input(network, x) for x in _stacked(seen, network.stack)]
+    inputs = [onnx_ann.as_input(network, x) for x in stacked(seen, network.stack)]
     decide = _run(torch.compile(_module(network)), [torch.from_numpy(x) for x in inputs])
     try:
         decide(0)
@@ -191,7 +181,7 @@ def _sb3(agent: Agent, network: Network, seen: NDArray[Any]) -> Decide:
     from gymnasium.spaces import Box, Discrete
     from stable_baselines3.dqn.policies import CnnPolicy, MlpPolicy
 
-    observed = _stacked(seen, network.stack)
+    observed = stacked(seen, network.stack)
     shape, actions = observed[0].shape, Discrete(agent.num_actions)
     rate = 1e-4
     if agent.pipeline.pixels:

@@ -63,6 +63,8 @@ class EnergyReport:
         adapting_spikes: per frame, of those.
         activations: values that hidden layers pass on: spiking neurons, or ReLU outputs.
         weights: without biases.
+        inputs: values that the network reads, all stacked frames.
+        first_outputs: of the layers that read them.
     """
 
     timesteps: int
@@ -74,6 +76,8 @@ class EnergyReport:
     weights: int
     adapting: int = 0
     adapting_spikes: float = 0.0
+    inputs: int = 0
+    first_outputs: int = 0
     costs: Costs = field(default_factory=Costs)
 
     @property
@@ -177,8 +181,17 @@ class EnergyReport:
     def main_accesses_layerwise(self) -> float:
         """Main memory words, one layer after the other: a layer finishes all timesteps at once,
         so weights are fetched, and carried membranes read and written, once per frame."""
-        carried = 2 * (self.neurons + self.adapting) if self.carry_membrane else 0
-        return self.weights + carried + self._activation_accesses
+        return self.weights + self.carried_accesses + self._activation_accesses
+
+    @property
+    def carried_accesses(self) -> int:
+        """Membrane words read and written once per frame, where they are carried."""
+        return 2 * (self.neurons + self.adapting) if self.carry_membrane else 0
+
+    @property
+    def local_accesses(self) -> float:
+        """Words of the buffer beside the arithmetic that operations read and write."""
+        return LOCAL_PER_MAC * self.snn_macs + LOCAL_PER_AC * self.exact_acs
 
     @property
     def _activation_accesses(self) -> float:
@@ -213,8 +226,9 @@ class EnergyReport:
         return self.ann_total_pj / self.total_pj
 
     def _with_memory(self, main_accesses: float) -> float:
-        local = LOCAL_PER_MAC * self.snn_macs + LOCAL_PER_AC * self.exact_acs
-        return self.exact_pj + local * self.costs.local + main_accesses * self.costs.main
+        return (
+            self.exact_pj + self.local_accesses * self.costs.local + main_accesses * self.costs.main
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Everything above as plain data for JSON."""
@@ -288,5 +302,7 @@ def energy_report(
         weights=reads.weights(),
         adapting=sum(adapting.values()),
         adapting_spikes=sum(float(rates[name].sum()) for name in adapting),
+        inputs=reads.inputs(),
+        first_outputs=reads.first_outputs(),
         costs=costs or Costs(),
     )
