@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snn_rl.agents.acting import Actor, EngineName
-from snn_rl.core.state import rows_of
+from snn_rl.agents.looks import Looks
+from snn_rl.core.state import State, rows_of
 from snn_rl.errors import EngineError, SnnRlError
 from snn_rl.inference.observation import ObservationPipeline
+from snn_rl.inference.reader import DIGEST
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +24,12 @@ if TYPE_CHECKING:
 
 IMPORTED = "imported"
 """Where a card says that its agent was trained elsewhere."""
+
+
+class KnownState(State[NDArray[Any]]):
+    """A state that knows which weights it is of ("" where that is unknown)."""
+
+    of: str = ""
 
 
 class Agent:
@@ -55,6 +63,7 @@ class Agent:
         self._sees = pipeline
         if actor.privileged:
             self._sees = ObservationPipeline("vector", actor.input_shape)
+        self._looks = Looks(self._sees, self.card)
 
     def __repr__(self) -> str:
         how = f"timesteps={self.timesteps}" if self.actor.spiking else "ANN"
@@ -121,13 +130,28 @@ class Agent:
         Assign it back to return to that moment, e.g. to branch a simulation, or to another agent
         of the same network, whatever engine runs it. Its arrays, [environments, ...], are NumPy's;
         tensors may be assigned. See `snn_rl.core.state.State`: the frames before this one, and
-        what every spiking layer keeps, by name.
+        what every spiking layer keeps, by name. One that an agent with other weights gave is
+        refused.
         """
-        return None if self._state is None else self.actor.to_arrays(self._state)
+        if self._state is None:
+            return None
+        arrays = self.actor.to_arrays(self._state)
+        if type(arrays) is State:
+            arrays = KnownState(*arrays)
+            arrays.of = self._weights
+        return arrays
 
     @state.setter
     def state(self, state: Any) -> None:
+        of = getattr(state, "of", "")
+        if of and self._weights and of != self._weights:
+            raise ValueError("the state is of an agent with other weights: it means nothing here")
         self._state = None if state is None else self.actor.from_arrays(state)
+
+    @property
+    def _weights(self) -> str:
+        """What tells the agent's weights from others; "" where they were not loaded."""
+        return str(self.card.get(DIGEST, ""))
 
     def reset(self) -> None:
         """Forget everything: the next observation begins an episode, in any batch size."""
@@ -180,16 +204,17 @@ class Agent:
                     f"episode_start is {start.shape}; expected one flag for each of "
                     f"{len(frames)} observations"
                 )
-        if state is None:
+        fresh = state is None
+        if fresh:
             state = self.actor.initial_state(len(frames))
         elif (known := rows_of(state)) not in (None, len(frames)):
             raise ValueError(
                 f"got {len(frames)} observations, but the agent remembers {known} environments: "
                 "call reset() first"
             )
+        if not self._looks.over:
+            self._looks.observe(array.shape, frames, start | fresh)
         q, state = self.actor.q_values(frames, state, start)
-        if not np.isfinite(q).all():
-            raise SnnRlError("the agent's Q-values are not finite: no action can be chosen by them")
         return (q[0] if single else q), state
 
     def predict(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -20,12 +22,17 @@ from snn_rl.agents.conditions import (
     tell_of_limit,
     trained_in,
 )
-from snn_rl.agents.distinct import Course, count_distinct
+from snn_rl.agents.distinct import GameEvents, count_distinct
 from snn_rl.agents.seeds import evaluation_seeds, validation_seeds
 from snn_rl.energy.report import energy_report
 from snn_rl.envs import atari_game, count_no_ops, falls, has_table
 from snn_rl.envs.observation import ObservationPipeline
 from snn_rl.errors import SnnRlError
+
+log = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_LINES = 10.0
+"""Of the log, while games are played."""
 
 
 class Stopped(Exception):
@@ -103,10 +110,15 @@ def evaluate(
         state, start = actor.initial_state(count), np.ones(count, np.bool_)
         actions, cut = np.zeros(count, np.int64), np.zeros(count, np.bool_)
         rewards, lengths = np.zeros(count), np.zeros(count, np.int64)
-        games = [Course(points_only=atari_game(env_id) is not None) for _ in seeds]
+        games = [GameEvents(points_only=atari_game(env_id) is not None) for _ in seeds]
+        told = time.monotonic()
         while len(playing) and (limit is None or lengths.max() < limit):
             if should_stop():
                 raise Stopped
+            if time.monotonic() - told >= SECONDS_BETWEEN_LINES:
+                told = time.monotonic()
+                played, left = int(lengths.max()), len(playing)
+                log.info("%s: %d of %d games go on at frame %d", env_id, left, count, played)
             frames = view(actor, pipeline.encode(observation), info, env_id)[playing]
             changes.observe(frames, start)
             q, state = actor.q_values(frames, state, start, rates.observe)

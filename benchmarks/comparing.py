@@ -1,24 +1,39 @@
-"""What the comparisons share: settings, runs that are reused, results over seeds."""
+"""What the comparisons share: runs as cells of a sweep, scores that are kept, tables over seeds."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import math
+import shlex
 import statistics
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import snn_rl
+import torch
+
 from snn_rl.agents.agent import Agent
-from snn_rl.agents.config import TrainConfig, read_config, with_preset
+from snn_rl.agents.config import TrainConfig, make_config, with_preset
 from snn_rl.agents.loading import load_agent
-from snn_rl.commands.output import FAILURE, INTERRUPTED
+from snn_rl.agents.sweep.api import run_sweep
+from snn_rl.agents.sweep.manifest import (
+    Cell,
+    Sweep,
+    check_release,
+    is_sweep,
+    parse_seeds,
+    read_sweep,
+)
+from snn_rl.agents.sweep.progress import SweepView
+from snn_rl.commands.output import FAILURE, INTERRUPTED, terminal
 from snn_rl.errors import SnnRlError
 from snn_rl.runs.checkpoint import write_text
-from snn_rl.runs.folder import Interrupted, holds, holds_run, is_finished
+from snn_rl.runs.folder import Interrupted
+from snn_rl.support.allocator import keep_freed_memory
+from snn_rl.support.files import read_text
 from snn_rl.support.settings import parse_overrides
 
 Row = dict[str, Any]
@@ -31,23 +46,90 @@ T_975 = (
 """97.5 % quantiles of the t-distribution with 1 … 30 degrees of freedom."""
 
 
-def settings(env: str, seed: int, overrides: Sequence[str]) -> dict[str, Any]:
-    """The environment's preset with `--set` texts, the environment and the seed on top."""
-    return with_preset(parse_overrides(overrides) | {"env": env, "seed": seed})
+@dataclass(frozen=True)
+class Study:
+    """A comparison in a folder: its runs are the cells of a sweep, its scores lie beside them.
 
+        OUT/sweep.json, OUT/VARIANT/seedN/    the runs, as `snn-rl sweep` has them
+        OUT/NAME.json, OUT/NAME.md            scores, and the table
 
-def train_or_reuse(config: TrainConfig, folder: Path) -> dict[str, Agent]:
-    """Agents of a run by stage, "ann", "T5", …; trained where `folder` does not hold them yet.
-
-    Raises:
-        Interrupted: a signal arrived; what was reached is saved.
-        SnnRlError: the folder holds a run with other settings.
+    Attributes:
+        name: of the script.
+        key: what tells two of its scores of one seed apart.
     """
-    begun = holds_run(folder, config, read_config)
-    if not is_finished(folder, config):
-        say(f"training {folder}")
-        snn_rl.train(config, run_dir=folder, resume=begun)
-    return {n: load_agent(folder / n) for n in config.stage_names() if holds(folder, n)}
+
+    out: Path
+    name: str
+    key: tuple[str, ...]
+
+    def train(self, cells: Sequence[Cell], options: argparse.Namespace) -> None:
+        """Train those that are not finished, beside the cells that an earlier command left here.
+
+        Raises:
+            Interrupted: a signal arrived; what was reached is saved.
+            SnnRlError: a cell holds a run with other settings, or runs failed, after all others.
+        """
+        cells = list({cell.name: cell for cell in cells}.values())
+        command = shlex.join(["python", f"benchmarks/{self.name}.py", *sys.argv[1:]])
+        work = Sweep(self.out, options.env, command, ())
+        if is_sweep(self.out):
+            work = read_sweep(self.out)
+            check_release(work)
+        work = work.joined(cells)
+        missing = [cell for cell in cells if not work.finished(cell)]
+        if not missing:
+            return
+        say(f"training {len(missing)} runs in {self.out}")
+        with SweepView(terminal) as view:
+            done = run_sweep(
+                work, workers=options.workers, ray=options.ray, show=view, only=missing
+            )
+        if done.failed:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in done.failed.items())
+            raise SnnRlError(f"{len(done.failed)} of {len(missing)} runs failed: {reasons}")
+
+    def agent(self, cell: Cell, stage: str) -> Agent:
+        """A stage that was trained."""
+        return load_agent(self.out / cell.name / stage)
+
+    def rows(self) -> list[Row]:
+        """All scores that are kept. Raises SnnRlError if their file is damaged."""
+        path = self.out / f"{self.name}.json"
+        try:
+            found: list[Row] = json.loads(read_text(path)) if path.exists() else []
+        except ValueError:
+            raise SnnRlError(f"{path} is no JSON: remove it to evaluate again") from None
+        return found
+
+    def keep(self, fixed: Row, play: Callable[[], Row]) -> None:
+        """Keep the scores that `play` gives under the conditions `fixed`, unless they are kept."""
+        known = self.rows()
+        if any(fixed.items() <= row.items() for row in known):
+            return
+        say(f"evaluating {', '.join(str(fixed[k]) for k in self.key)}, seed {fixed['seed']}")
+        row = play() | fixed
+        self.out.mkdir(parents=True, exist_ok=True)
+        others = [old for old in known if any(old[k] != row[k] for k in (*self.key, "seed"))]
+        write_text(self.out / f"{self.name}.json", json.dumps([*others, row], indent=1))
+
+    def publish(self, text: str) -> None:
+        """Write the table, and show it."""
+        write_text(self.out / f"{self.name}.md", text)
+        sys.stdout.write(text)
+
+
+def cell(variant: str, config: TrainConfig, after: Sequence[Cell] = ()) -> Cell:
+    """The variant's run of one seed, which begins once those are finished that it comes `after`."""
+    name = f"{variant}/seed{config.seed}"
+    return Cell(name, variant, config.seed, config.model_dump(), tuple(c.name for c in after))
+
+
+def settings_by_seed(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Settings of each seed: the environment's preset with the `--set` texts on top."""
+    asked = parse_overrides(options.set) | {"env": options.env}
+    found = [with_preset(asked | {"seed": seed}) for seed in parse_seeds(options.seeds)]
+    torch.set_num_threads(make_config(found[0]).threads)
+    return found
 
 
 def steps_of(agent: Agent) -> int:
@@ -94,32 +176,6 @@ def mean_of(rows: Sequence[Row], key: str, form: str) -> str:
     return format(statistics.fmean(values), form) if values else "–"
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The rows kept in a file; none without it. Raises SnnRlError if it is damaged."""
-    try:
-        rows: list[Row] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    except ValueError:
-        raise SnnRlError(f"{path} is no JSON: remove it to evaluate again") from None
-    return rows
-
-
-def find_row(path: Path, wanted: Mapping[str, Any]) -> Row | None:
-    """The kept row with these values."""
-    return next((row for row in read_rows(path) if wanted.items() <= row.items()), None)
-
-
-def keep_row(path: Path, row: Row, key: Sequence[str]) -> None:
-    """Add a row to the file, in place of one that has the same values of `key`."""
-    others = [old for old in read_rows(path) if any(old[name] != row[name] for name in key)]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps([*others, row], indent=1))
-
-
-def all_rows(out: Path, name: str) -> list[Row]:
-    """The rows of all seeds."""
-    return [row for path in sorted(out.glob(f"seed*/{name}")) for row in read_rows(path)]
-
-
 def seeds_line(rows: Sequence[Row]) -> str:
     """Which seeds a table shows, and what stands behind ±."""
     seeds = sorted({int(row["seed"]) for row in rows})
@@ -138,24 +194,30 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def seeds_of(text: str) -> list[int]:
-    """Seeds of a text such as "0-4" or "0,2,5". Raises SnnRlError for any other."""
-    result: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.partition("-")
-        last = last if dash else first
-        if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
-            raise SnnRlError(f"--seeds {text!r} must look like 0-4 or 0,2,5")
-        result += range(int(first), int(last) + 1)
-    return list(dict.fromkeys(result))
-
-
 def chosen(names: Sequence[str] | None, known: Sequence[str], what: str) -> list[str]:
     """`names` in their known order, all where none are given. Raises SnnRlError for others."""
     unknown = sorted(set(names or ()) - set(known))
     if unknown:
         raise SnnRlError(f"there is no {what} {unknown[0]!r}: choose from {'; '.join(known)}")
     return [name for name in known if names is None or name in names]
+
+
+def parser(
+    description: str | None, *, seeds: str, trials: int, variants: str
+) -> argparse.ArgumentParser:
+    """The options that all comparisons have, with the defaults of one."""
+    form = argparse.RawDescriptionHelpFormatter
+    result = argparse.ArgumentParser(description=description, formatter_class=form)
+    add = result.add_argument
+    add("--env", default="PositionOnlyCartPole-v1", help="Gymnasium id")
+    add("--seeds", default=seeds, help=f"a number N for 0 … N-1, or a range like 2-4 [{seeds}]")
+    add("--out", required=True, help="folder of runs and results")
+    add("--variants", nargs="+", metavar="NAME", help=variants)
+    add("--trials", type=positive, default=trials, help=f"full games per agent [{trials}]")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="any training setting")
+    add("--workers", type=positive, help="runs at once [one per core]")
+    add("--ray", metavar="ADDRESS", help="train on this Ray cluster, as `snn-rl sweep` does")
+    return result
 
 
 def say(text: str) -> None:
@@ -165,6 +227,7 @@ def say(text: str) -> None:
 
 def run_script(work: Callable[[], None]) -> int:
     """Exit status of a script whose errors are told in one sentence."""
+    keep_freed_memory()
     try:
         work()
     except (KeyboardInterrupt, Interrupted):

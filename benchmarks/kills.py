@@ -3,10 +3,10 @@
     python benchmarks/kills.py --kills 100      # over all kinds of run, then 5 minutes of bursts
     python benchmarks/kills.py --only replay --kills 10 --bursts 0
 
-Each kind of run (an ANN and spiking stages that learn from a replay; the same overlapped) is
-started as a process, ended by `kill -9` after a random time, and gone on with, until the kills are
-used up; then it is left to finish and compared bit by bit. In a burst each process is killed 3
-seconds after its first roll-out: the run must still advance.
+Each kind of run (an ANN and spiking stages that learn from a replay; the same overlapped; a
+classifier) is started as a process, ended by `kill -9` after a random time, and gone on with, until
+the kills are used up; then it is left to finish and compared bit by bit. In a burst each process is
+killed 3 seconds after its first roll-out or update: the run must still advance.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import yaml
 
@@ -43,24 +44,46 @@ OVERLAPPED = {
     "ann": {**REPLAY["ann"], "overlap": True},
     "spiking": {**REPLAY["spiking"], "overlap": True},
 }
-RUNS = {"replay": REPLAY, "overlapped": OVERLAPPED}
+VISION: dict[str, Any] = {
+    "dataset": "folder", "data": "images", "image_size": 16, "workers": 0, "model": "small",
+    "timesteps": 3, "step": 2, "rebalance": True, "validation": 0.1,
+    "neurons": {"calibration": 32},
+    "ann": {"epochs": 16, "batch": 8, "learning_rate": 0.02},
+    "spiking": {"epochs": 6, "batch": 8, "learning_rate": 0.001, "distill": 0.5},
+}  # fmt: skip
+RUNS = {"replay": REPLAY, "overlapped": OVERLAPPED, "vision": VISION}
+COMMANDS = {"vision": ["vision", "train"]}
+"""That train a kind of run, where it is not `train`."""
 SECONDS_AFTER_FIRST = 3.0
 
 
-def start(folder: Path, name: str, config: str) -> subprocess.Popen[bytes]:
+def draw_images(folder: Path) -> None:
+    """A data set of two classes: where the bright half is, under noise."""
+    generator = np.random.default_rng(0)
+    for part, images in (("train", 150), ("test", 10)):
+        for label, name in enumerate(("left", "right")):
+            (folder / part / name).mkdir(parents=True)
+            for number in range(images):
+                image = generator.integers(0, 128, (24, 24, 3)).astype(np.uint8)
+                image[:, 12 * label : 12 * label + 12] += 64
+                cv2.imwrite(str(folder / part / name / f"{number}.png"), image)
+
+
+def start(folder: Path, name: str, kind: str) -> subprocess.Popen[bytes]:
     """A process that begins the run `name`, or goes on with it."""
     begun = (folder / name / "config.yaml").exists()
-    how = ["--resume"] if begun else ["--config", config]
+    how = ["--resume"] if begun else ["--config", f"{kind}.yaml"]
+    command = COMMANDS.get(kind, ["train"])
     return subprocess.Popen(
-        [sys.executable, "-m", "snn_rl", "train", *how, "--run-dir", name],
+        [sys.executable, "-m", "snn_rl", *command, *how, "--run-dir", name],
         cwd=folder, env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip
 
 
-def finish(folder: Path, name: str, config: str) -> float:
+def finish(folder: Path, name: str, kind: str) -> float:
     """Let a run end; seconds that it took."""
     began = time.monotonic()
-    process = start(folder, name, config)
+    process = start(folder, name, kind)
     _, err = process.communicate()
     assert process.returncode == 0 or b"is finished" in err, err.decode()
     return time.monotonic() - began
@@ -75,14 +98,13 @@ def weights(run: Path) -> dict[str, bytes]:
 
 def kill_at_random(folder: Path, kind: str, kills: int, generator: np.random.Generator) -> str:
     """Kill a run so often, let it end and compare; what came of it."""
-    config = f"{kind}.yaml"
-    (folder / config).write_text(yaml.safe_dump(RUNS[kind]))
-    took = finish(folder, f"{kind}-peace", config)
+    (folder / f"{kind}.yaml").write_text(yaml.safe_dump(RUNS[kind]))
+    took = finish(folder, f"{kind}-peace", kind)
     done, killed, number = weights(folder / f"{kind}-peace"), 0, 0
     while killed < kills:
         name = f"{kind}-{number}"
         while killed < kills:
-            process = start(folder, name, config)
+            process = start(folder, name, kind)
             try:
                 process.communicate(timeout=generator.uniform(0.2, 0.5) * took)
                 break  # it ended first
@@ -90,7 +112,7 @@ def kill_at_random(folder: Path, kind: str, kills: int, generator: np.random.Gen
                 process.kill()
                 process.communicate()
                 killed += 1
-        finish(folder, name, config)
+        finish(folder, name, kind)
         assert weights(folder / name) == done, f"{kind}: other weights after {killed} kills"
         left = [path for path in (folder / name).rglob(".*") if path.is_file()]
         assert not left, f"{kind}: leftovers {left}"
@@ -99,21 +121,28 @@ def kill_at_random(folder: Path, kind: str, kills: int, generator: np.random.Gen
 
 
 def standing(run: Path) -> tuple[int, int]:
-    """Finished stages, and steps of the last save."""
+    """Finished stages, and the clock of the last save: steps, or updates."""
     stages = len(list(run.glob("*/agent.json")))
-    state = run / RESUME / STATE
-    return stages, read_state(state)["steps"] if state.exists() else 0
+    if not (run / RESUME / STATE).exists():
+        return stages, 0
+    state = read_state(run / RESUME / STATE)
+    return stages, state["steps"] if "steps" in state else 10**6 * state["epoch"] + state["done"]
 
 
-def burst(folder: Path, seconds: float) -> str:
+def burst(folder: Path, kind: str, seconds: float) -> str:
     """Kill each process soon after its first roll-out; the run must advance; how far it came."""
-    long = {**REPLAY, "save_every": 60.0, "ann": {**REPLAY["ann"], "steps": 10**7}}
-    (folder / "burst.yaml").write_text(yaml.safe_dump(long))
-    run, reached, end, count = folder / "burst", [(0, 0)], time.monotonic() + seconds, 0
+    endless = {"epochs": 10**5} if kind in COMMANDS else {"steps": 10**7}
+    long = {**RUNS[kind], "ann": {**RUNS[kind]["ann"], **endless}}
+    if "save_every" in long:
+        long["save_every"] = 60.0
+    name = f"{kind}-long"
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(long))
+    COMMANDS[name] = COMMANDS.get(kind, ["train"])
+    run, reached, end, count = folder / name, [(0, 0)], time.monotonic() + seconds, 0
     while time.monotonic() < end:
-        process = start(folder, "burst", "burst.yaml")
         metrics = run / "metrics.jsonl"
         before = metrics.stat().st_mtime_ns if metrics.exists() else 0
+        process = start(folder, name, name)
         while process.poll() is None:
             if metrics.exists() and metrics.stat().st_mtime_ns > before:
                 break
@@ -124,7 +153,8 @@ def burst(folder: Path, seconds: float) -> str:
         count += 1
         reached.append(standing(run))
     assert all(a < b for a, b in pairwise(reached[1:])), reached
-    return f"burst: {count} processes, steps {reached[1][1]} to {reached[-1][1]}, always further"
+    how_far = f"{reached[1][1]} to {reached[-1][1]}"
+    return f"{kind}, bursts: {count} processes, saved at {how_far}, always further"
 
 
 def main() -> None:
@@ -132,18 +162,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--only", choices=RUNS)
-    parser.add_argument("--bursts", type=float, default=300, help="seconds of bursts")
+    parser.add_argument("--bursts", type=float, default=300, help="seconds of bursts, of each kind")
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    generator = np.random.default_rng(given.seed)
-    kinds = [given.only] if given.only else list(RUNS)
+    options = parser.parse_args()
+    generator = np.random.default_rng(options.seed)
+    kinds = [options.only] if options.only else list(RUNS)
     with tempfile.TemporaryDirectory() as place:
+        draw_images(Path(place) / "images")
         for kind in kinds:
-            kills = -(-given.kills // len(kinds))
+            kills = -(-options.kills // len(kinds))
             sys.stdout.write(kill_at_random(Path(place), kind, kills, generator) + "\n")
             sys.stdout.flush()
-        if given.bursts:
-            sys.stdout.write(burst(Path(place), given.bursts) + "\n")
+        for kind in [kind for kind in kinds if options.bursts and kind != "overlapped"]:
+            sys.stdout.write(burst(Path(place), kind, options.bursts) + "\n")
+            sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -1,39 +1,38 @@
 """Does memory in the membranes matter? The same recipe with it, without it, and with its rivals.
 
-    python benchmarks/memory.py --env PositionOnlyCartPole-v1 --seed 0 --out runs/memory
-    python benchmarks/memory.py --env PositionOnlyCartPole-v1 --seed 1 --out runs/memory
+    python benchmarks/memory.py --env PositionOnlyCartPole-v1 --seeds 1 --out runs/memory
 
-All students learn from one teacher under the preset's `spiking` settings: the spiking agents (whose
-chain begins with the preset's own ANN stage), ANNs on one and on four frames, and a GRU. Finished
-runs below --out are used again and unfinished ones go on, so that a stopped command is repeated as
-it is. OUT/seedN/memory.json holds the results, OUT/memory.md the table over all seeds.
+All students of a seed learn from one teacher under the preset's `spiking` settings: the spiking
+agents (whose chain begins with the preset's own ANN stage), ANNs on one and on four frames, and a
+GRU. The runs are cells of a sweep in --out, but for the GRU, which is no network of the package and
+is trained after them. What is finished is used again and the rest goes on, so that a stopped
+command is repeated as it is. OUT/memory.json holds the results, OUT/memory.md the table.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
+import comparing
 from comparing import (
     Row,
-    all_rows,
+    Study,
+    cell,
     chosen,
-    find_row,
-    keep_row,
     mean_of,
     positive,
     run_script,
-    say,
     score,
     seeds_line,
-    settings,
+    settings_by_seed,
     steps_of,
-    train_or_reuse,
 )
 from gru import train_gru
 
@@ -43,15 +42,12 @@ from snn_rl.agents.config import TrainConfig, make_config
 from snn_rl.agents.evaluation import evaluate
 from snn_rl.agents.loading import load_agent
 from snn_rl.agents.seeds import evaluation_seeds
+from snn_rl.agents.sweep.manifest import Cell
 from snn_rl.errors import SnnRlError
-from snn_rl.runs.checkpoint import write_text
-from snn_rl.support.allocator import keep_freed_memory
 from snn_rl.support.markdown import table
 from snn_rl.support.settings import merge
 
-ROWS, TABLE = "memory.json", "memory.md"
 CONDITIONS = ("plain", "sticky 0.25", "flicker 0.5")
-KEY = ("variant", "condition")
 
 
 @dataclass(frozen=True)
@@ -59,6 +55,7 @@ class Variant:
     """A row of the table: a stage of one of the training runs.
 
     Attributes:
+        run: empty for an agent that is given.
         base: the variant whose agent this is, with membranes zeroed at test.
     """
 
@@ -68,17 +65,21 @@ class Variant:
     base: str | None = None
 
 
-def variants(timesteps: Sequence[int]) -> list[Variant]:
-    """All variants of a chain with these timesteps."""
-    return [
+def variants(timesteps: Sequence[int], agents: Sequence[str] = ()) -> dict[str, Variant]:
+    """All variants of a chain with these timesteps, and those that agents are given for."""
+    named = [match for name in agents if (match := re.fullmatch(r"T(\d+) carried", name))]
+    carried = sorted({*timesteps, *(int(match[1]) for match in named)}, reverse=True)
+    listed = [
         Variant("teacher", "teacher"),
         Variant("ANN, one frame", "ann"),
         Variant("ANN, four frames", "ann-four-frames"),
         Variant("GRU, one frame", "gru"),
-        *(Variant(f"T{t} carried", "carried", f"T{t}") for t in timesteps),
-        *(Variant(f"T{t} zeroed at test", base=f"T{t} carried") for t in timesteps),
+        *(Variant(f"T{t} carried", "carried", f"T{t}") for t in carried),
+        *(Variant(f"T{t} zeroed at test", base=f"T{t} carried") for t in carried),
         *(Variant(f"T{t} trained without carry", "uncarried", f"T{t}") for t in timesteps),
     ]
+    found = {variant.name: variant for variant in listed}
+    return found | {name: Variant(name) for name in agents if name not in found}
 
 
 def condition(text: str) -> dict[str, Any]:
@@ -101,49 +102,51 @@ def condition(text: str) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Experiment:
-    """The runs and results of one seed.
+class Seed:
+    """The runs of one seed and what is measured of them.
 
     Attributes:
         settings: preset, overrides and training condition.
-        teacher: an agent, or None for the preset's own teacher.
-        given: trained agents by the name of the variant that they stand for.
-        max_frames: evaluated games are cut off after so many.
+        named: a saved agent as the teacher, or None for the preset's own.
+        agents: trained agents by the name of the variant that they stand for.
     """
 
+    study: Study
     settings: dict[str, Any]
-    out: Path
-    trials: int
-    teacher: str | None
-    given: dict[str, str]
-    max_frames: int | None = None
+    named: str | None
+    agents: dict[str, str]
 
     @property
-    def folder(self) -> Path:
-        """Of this seed."""
-        return self.out / f"seed{self.settings['seed']}"
+    def number(self) -> int:
+        """The seed."""
+        return int(self.settings["seed"])
 
-    def teacher_source(self) -> str:
-        """The agent that labels frames; trained first where there is none yet, without flicker,
-        since teachers are shown frames as they were before it."""
-        name = self.teacher or self.plain().teacher
-        if name == "self":
-            train_or_reuse(self.plain(timesteps=0, flicker=0.0), self.folder / "teacher")
-            return str(self.folder / "teacher" / "ann")
-        if name != "full_state" and not name.startswith("stack:"):
-            return name
-        # A run always has an ANN stage: here it is as short as can be.
-        shortest = self.plain(timesteps=0, flicker=0.0, ann={"steps": 1})
-        train_or_reuse(shortest, self.folder / "teacher")
-        return str(self.folder / "teacher" / "teacher")
-
-    def plain(self, **changes: Any) -> TrainConfig:
+    def config(self, **changes: Any) -> TrainConfig:
         """The settings with some changes."""
         return make_config(merge(self.settings, changes))
 
+    def teacher(self) -> Cell | None:
+        """The run that trains who labels frames, without flicker, since teachers are shown frames
+        as they were before it; None for a saved agent."""
+        name = self.named or self.config().teacher
+        if name == "self":
+            return cell("teacher", self.config(timesteps=0, flicker=0.0))
+        if name != "full_state" and not name.startswith("stack:"):
+            return None
+        # A run always has an ANN stage: here it is as short as can be.
+        return cell("teacher", self.config(timesteps=0, flicker=0.0, ann={"steps": 1}))
+
+    def labeller(self) -> str:
+        """The agent that labels frames."""
+        trained = self.teacher()
+        if trained is None:
+            return self.named or self.config().teacher
+        stage = "ann" if trained.config.teacher == "self" else "teacher"
+        return str(self.study.out / trained.name / stage)
+
     def student(self, run: str) -> TrainConfig:
         """Settings of a run; rivals are trained as the first spiking stage is."""
-        plain = self.plain()
+        plain = self.config()
         first = plain.spiking.at(plain.timesteps)
         rival: dict[str, Any] = {"timesteps": 0, "ann": first.model_dump()}
         changes: dict[str, Any] = {
@@ -153,30 +156,51 @@ class Experiment:
             "carried": {},
             "uncarried": {"carry_membrane": False},
         }[run]
-        return self.plain(**changes, teacher=self.teacher_source())
+        return self.config(**changes, teacher=self.labeller())
+
+    def known(self) -> dict[str, Variant]:
+        """All variants by name."""
+        return variants(self.config().stages(), list(self.agents))
+
+    def trained(self, variant: Variant) -> Variant:
+        """Itself, or the variant whose agent it is."""
+        return self.known()[variant.base] if variant.base else variant
+
+    def cells(self, variant: Variant) -> list[Cell]:
+        """The runs that its agent needs, in order."""
+        variant = self.trained(variant)
+        teacher = self.teacher()
+        needed = [teacher] if teacher else []
+        if variant.name in self.agents:
+            return []
+        if variant.run in ("teacher", "gru"):
+            return needed
+        return [*needed, cell(variant.run, self.student(variant.run), needed)]
 
     def agent(self, variant: Variant) -> tuple[Agent, int | None]:
         """The variant's agent and the frames it was trained on, those of earlier stages included;
         None where they are not known."""
         if variant.base is not None:
-            base = next(v for v in variants(self.plain().stages()) if v.name == variant.base)
-            agent, steps = self.agent(base)
+            agent, steps = self.agent(self.trained(variant))
             return agent.with_options(carry_membrane=False), steps
-        if variant.name in self.given:
-            return load_agent(self.given[variant.name]), None
+        if variant.name in self.agents:
+            return load_agent(self.agents[variant.name]), None
         if variant.run == "teacher":
-            agent = load_agent(self.teacher_source())
+            agent = load_agent(self.labeller())
             return agent, steps_of(agent)
         if variant.run == "gru":
-            agent = train_gru(self.student("gru"), self.folder / "gru")
+            folder = self.study.out / "gru" / f"seed{self.number}"
+            agent = train_gru(self.student("gru"), folder)
             return agent, steps_of(agent)
-        agents = train_or_reuse(self.student(variant.run), self.folder / variant.run)
-        names = list(agents)
-        before = names[: names.index(variant.stage) + 1]
-        return agents[variant.stage], sum(steps_of(agents[name]) for name in before)
+        *_, run = self.cells(variant)
+        before = run.stages[: run.stages.index(variant.stage) + 1]
+        agents = [self.study.agent(run, stage) for stage in before]
+        return agents[-1], sum(map(steps_of, agents))
 
-    def measure(self, variant: Variant, conditions: Sequence[str]) -> None:
-        """Train and evaluate a variant, and keep its rows."""
+    def measure(
+        self, variant: Variant, conditions: Sequence[str], trials: int, max_frames: int | None
+    ) -> None:
+        """Evaluate a variant, and keep its rows."""
         agent, steps = self.agent(variant)
         if agent.env_id != self.settings["env"]:
             raise SnnRlError(f"the agent of {variant.name!r} plays {agent.env_id}")
@@ -184,43 +208,42 @@ class Experiment:
             fixed = {
                 "variant": variant.name,
                 "condition": name,
-                "seed": self.settings["seed"],
-                "trials": self.trials,
-                "max_frames": self.max_frames,
-                "agent": self.given.get(variant.base or variant.name),
+                "seed": self.number,
+                "trials": trials,
+                "max_frames": max_frames,
+                "agent": self.agents.get(variant.base or variant.name),
+                "steps": steps,
+                "teacher": self._teacher_name(agent.card.get("teacher")),
             }
-            if find_row(self.folder / ROWS, fixed) is None:
-                say(f"evaluating {variant.name}, {name}")
-                row = fixed | self._play(agent, name) | {"steps": steps}
-                keep_row(self.folder / ROWS, row, KEY)
-
-    def _play(self, agent: Agent, name: str) -> Row:
-        shown = {"maxpool": agent.maxpool, "env_kwargs": agent.env_kwargs}
-        world = Conditions(**(shown | condition(name)))
-        seeds = evaluation_seeds(0, self.trials)
-        played = evaluate(
-            agent.policy, agent.env_id, agent.pipeline, seeds, world, max_frames=self.max_frames
-        )
-        return {
-            "mean_reward": played.mean,
-            "std_reward": played.std,
-            "rewards": played.rewards,
-            "lengths": played.lengths,
-            "distinct_trials": played.distinct_trials,
-            "spike_rates": played.spike_rates,
-            "teacher": self._teacher_name(agent.card.get("teacher")),
-        }
+            self.study.keep(fixed, partial(play, agent, name, trials, max_frames))
 
     def _teacher_name(self, source: str | None) -> str | None:
         """The preset's word for a teacher that was trained here."""
-        own = source is not None and Path(source).is_relative_to(self.folder / "teacher")
-        word = self.teacher or self.plain().teacher
+        own = source is not None and Path(source).is_relative_to(self.study.out / "teacher")
+        word = self.named or self.config().teacher
         return {"self": "the preset's ANN"}.get(word, word) if own else source
 
 
-def report(out: Path, env: str, trained_under: str) -> str:
-    """The table over all seeds; written to OUT as well."""
-    rows = all_rows(out, ROWS)
+def play(agent: Agent, name: str, trials: int, max_frames: int | None) -> Row:
+    """Scores of full games under the condition of this name."""
+    shown = {"maxpool": agent.maxpool, "env_kwargs": agent.env_kwargs}
+    world = Conditions(**(shown | condition(name)))
+    seeds = evaluation_seeds(0, trials)
+    played = evaluate(
+        agent.policy, agent.env_id, agent.pipeline, seeds, world, max_frames=max_frames
+    )
+    return {
+        "mean_reward": played.mean,
+        "std_reward": played.std,
+        "rewards": played.rewards,
+        "lengths": played.lengths,
+        "distinct_trials": played.distinct_trials,
+        "spike_rates": played.spike_rates,
+    }
+
+
+def report(rows: Sequence[Row], env: str, trained_under: str) -> str:
+    """The table over all seeds."""
     conditions = list(dict.fromkeys(row["condition"] for row in rows))
     names = list(dict.fromkeys(row["variant"] for row in rows))
     lines = []
@@ -231,12 +254,10 @@ def report(out: Path, env: str, trained_under: str) -> str:
         seeds = str(len({row["seed"] for row in own}))
         lines.append([name, *cells, seeds, mean_of(own, "steps", ",.0f"), taught])
     header = ["variant", *conditions, "seeds", "frames trained", "teacher"]
-    text = f"{env}, trained under: {trained_under}. {seeds_line(rows)}\n\n{table(header, lines)}\n"
-    write_text(out / TABLE, text)
-    return text
+    return f"{env}, trained under: {trained_under}. {seeds_line(rows)}\n\n{table(header, lines)}\n"
 
 
-def given_agents(pairs: Sequence[str]) -> dict[str, str]:
+def named_agents(pairs: Sequence[str]) -> dict[str, str]:
     """Agents by variant from NAME=PATH texts."""
     for pair in pairs:
         if not all(pair.partition("=")):
@@ -246,36 +267,32 @@ def given_agents(pairs: Sequence[str]) -> dict[str, str]:
 
 def main(options: argparse.Namespace) -> None:
     """Train and evaluate what was asked for."""
-    keep_freed_memory()
-    out = Path(options.out).resolve()
-    base = settings(options.env, options.seed, options.set)
-    base = merge(base, condition(options.train_under))
-    given = given_agents(options.agent)
-    work = Experiment(base, out, options.trials, options.teacher, given, options.max_frames)
-    config = work.plain()
-    torch.set_num_threads(config.threads)
-    known = {v.name: v for v in variants(config.stages())}
-    known |= {name: Variant(name) for name in given if name not in known}
-    asked = None if options.variants is None else [*options.variants, *given]
+    study = Study(Path(options.out).resolve(), "memory", ("variant", "condition"))
+    agents = named_agents(options.agent)
+    under = condition(options.train_under)
     conditions = list(dict.fromkeys(options.conditions))
     for name in conditions:
         condition(name)
-    for name in chosen(asked, list(known), "variant"):
-        work.measure(known[name], conditions)
-        report(out, options.env, options.train_under)
-    sys.stdout.write(report(out, options.env, options.train_under))
+    seeds = [
+        Seed(study, merge(base, under), options.teacher, agents)
+        for base in settings_by_seed(options)
+    ]
+    known = seeds[0].known()
+    asked = None if options.variants is None else [*options.variants, *agents]
+    wanted = [known[name] for name in chosen(asked, list(known), "variant")]
+    study.train([c for s in seeds for v in wanted for c in s.cells(v)], options)
+    for seed in seeds:
+        for variant in wanted:
+            seed.measure(variant, conditions, options.trials, options.max_frames)
+    study.publish(report(study.rows(), options.env, options.train_under))
 
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    result = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    result = comparing.parser(
+        __doc__, seeds="1", trials=20, variants='some alone, e.g. "GRU, one frame"'
     )
     add = result.add_argument
-    add("--env", default="PositionOnlyCartPole-v1", help="Gymnasium id")
-    add("--seed", type=int, default=0, help="of everything that is trained [0]")
-    add("--out", required=True, help="folder of runs and results, for all seeds")
-    add("--variants", nargs="+", metavar="NAME", help='some alone, e.g. "GRU, one frame"')
     add(
         "--conditions",
         nargs="+",
@@ -285,7 +302,6 @@ def parser() -> argparse.ArgumentParser:
         "[plain, sticky 0.25, flicker 0.5]",
     )
     add("--train-under", metavar="NAME", default="plain", help="condition in training [plain]")
-    add("--trials", type=positive, default=20, help="full games per agent and condition [20]")
     add("--max-frames", type=positive, help="cut games off after so many [never]")
     add("--teacher", help="a saved agent [the preset's own teacher, trained once per seed]")
     add(
@@ -295,7 +311,6 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME=PATH",
         help="an agent evaluated as it is, in the place of the variant NAME or beside them",
     )
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="any training setting")
     return result
 
 

@@ -8,8 +8,9 @@ starts from the ANN. Each stage keeps its best validated network, as `snn-rl tra
 not stop early (--stop-at-target brings that back).
 Frames and time of a variant count its way from the fresh ANN on, the teacher left out.
 
-Finished runs below --out are used again and unfinished ones go on, so that a stopped command is
-repeated as it is. OUT/seedN/pruning.json holds the results, OUT/pruning.md the tables.
+The runs are cells of a sweep in --out: finished ones are used again and the rest goes on, so that a
+stopped command is repeated as it is. OUT/pruning.json holds the results, OUT/pruning.md the tables.
+With several --workers the seconds are those of runs side by side.
 """
 
 from __future__ import annotations
@@ -18,28 +19,25 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
+import comparing
 from comparing import (
     Row,
-    all_rows,
+    Study,
+    cell,
     chosen,
     difference,
-    find_row,
-    keep_row,
     mean_of,
     positive,
     run_script,
-    say,
     score,
     seconds_of,
     seeds_line,
-    seeds_of,
-    settings,
+    settings_by_seed,
     steps_of,
-    train_or_reuse,
 )
 
 from snn_rl.agents.agent import Agent
@@ -48,14 +46,11 @@ from snn_rl.agents.evaluation import evaluate_agent
 from snn_rl.agents.loading import load_agent
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.setup import Setup
+from snn_rl.agents.sweep.manifest import Cell
 from snn_rl.conversion.temporal_pruning import VANISHING_RATE, rescale_leaks
-from snn_rl.runs.checkpoint import write_text
-from snn_rl.support.allocator import keep_freed_memory
 from snn_rl.support.markdown import table
 from snn_rl.support.settings import merge
 
-ROWS, TABLE = "pruning.json", "pruning.md"
-KEY = ("variant",)
 FIRST = 5
 RIVAL = "gradual"
 """What the others are compared with."""
@@ -103,17 +98,8 @@ BEFORE_AFTER = (("untrained-T5", "direct-T5"), ("conversion-T1", "direct-ann"))
 
 
 @dataclass(frozen=True)
-class Made:
-    """An agent and what its training cost, the ANN's included."""
-
-    agent: Agent
-    frames: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """The runs and results of one seed.
+class Seed:
+    """The runs of one seed and what is measured of them.
 
     Attributes:
         settings: preset and overrides.
@@ -122,31 +108,23 @@ class Experiment:
         stop_at_target: stages stop at the preset's target.
     """
 
+    study: Study
     settings: dict[str, Any]
-    out: Path
     steps: int
     first_steps: int
-    trials: int
     stop_at_target: bool
 
-    @property
-    def folder(self) -> Path:
-        """Of this seed."""
-        return self.out / f"seed{self.settings['seed']}"
-
-    def ann(self) -> Made:
+    def ann(self) -> Cell:
         """The ANN on one frame, trained beside its teacher as the preset says."""
-        config = make_config(merge(self.settings, {"timesteps": 0}))
-        agent = train_or_reuse(config, self.folder / "ann")["ann"]
-        return Made(agent, steps_of(agent), seconds_of(agent))
+        return cell("ann", make_config(merge(self.settings, {"timesteps": 0})))
 
     def teacher(self) -> str:
         """Who labels frames; trained along with the ANN."""
         name = make_config(self.settings).teacher
-        if name == "self":
-            return str(self.folder / "ann" / "ann")
         own = name == "full_state" or name.startswith("stack:")
-        return str(self.folder / "ann" / "teacher") if own else name
+        if name != "self" and not own:
+            return name
+        return str(self.study.out / self.ann().name / ("teacher" if own else "ann"))
 
     def stage_steps(self, variant: Variant) -> int:
         """Environment steps of each of the variant's stages."""
@@ -154,14 +132,22 @@ class Experiment:
             return self.first_steps + (FIRST - 1) * self.steps
         return self.first_steps if variant.start == "ann" else self.steps
 
+    def cells(self, variant: Variant) -> list[Cell]:
+        """The runs that the variant consists of, in order."""
+        before = [self.ann()] if variant.start == "ann" else self.cells(VARIANTS[0])
+        if not variant.trained:
+            return before
+        return [*before, cell(variant.key, self.config(variant), before)]
+
     def config(self, variant: Variant) -> TrainConfig:
         """Settings of the variant's run."""
+        start = f"{variant.start}/seed{self.settings['seed']}/{variant.start}"
         changes: dict[str, Any] = {
             "timesteps": variant.timesteps,
             "step": variant.step,
             "until": variant.until,
             "rescale_leak": variant.rescale,
-            "start": str(self.folder / variant.start / variant.start),
+            "start": str(self.study.out / start),
             "teacher": self.teacher(),
             "ann": {"steps": 0},
             "spiking": {"steps": self.stage_steps(variant), "steps_at": None},
@@ -170,17 +156,23 @@ class Experiment:
             changes["validation"] = {"target": None}
         return make_config(merge(self.settings, changes))
 
-    def make(self, variant: Variant) -> Made:
-        """Train the variant, and first what it starts from."""
-        before = self.ann() if variant.start == "ann" else self.make(VARIANTS[0])
-        if not variant.trained:
-            return Made(self._untrained(variant, before.agent), before.frames, before.seconds)
-        agents = list(train_or_reuse(self.config(variant), self.folder / variant.key).values())
-        frames = before.frames + sum(steps_of(agent) for agent in agents)
-        return Made(agents[-1], frames, before.seconds + sum(seconds_of(a) for a in agents))
+    def agent(self, variant: Variant) -> Agent:
+        """The variant's last agent, or what its training would begin with."""
+        *_, last = self.cells(variant)
+        found = self.study.agent(last, last.stages[-1])
+        return found if variant.trained else self._untrained(variant, found)
+
+    def cost(self, variant: Variant) -> dict[str, float]:
+        """Frames and seconds of training on its way, the ANN's included."""
+        ways = [
+            self.study.agent(run, stage)
+            for run in self.cells(variant)
+            for stage in run.stages
+            if stage != "ann" or run.variant == "ann"
+        ]
+        return {"frames": sum(map(steps_of, ways)), "seconds": sum(map(seconds_of, ways))}
 
     def _untrained(self, variant: Variant, start: Agent) -> Agent:
-        """The network that the training of such a variant would begin with."""
         config = self.config(variant)
         if variant.start == "ann":
             network = Setup(config).convert(start.policy, load_agent(config.teacher).policy)
@@ -191,28 +183,23 @@ class Experiment:
         environment = start.card["environment"]
         return Agent(policy, start.pipeline, {"stage": "untrained", "environment": environment})
 
-    def measure(self, variant: Variant) -> None:
-        """Train and evaluate the variant, and keep its row."""
-        made = self.make(variant)
+    def measure(self, variant: Variant, trials: int) -> None:
+        """Evaluate the variant, and keep its row."""
         fixed = {
             "variant": variant.key,
             "seed": self.settings["seed"],
             "steps": self.steps,
             "first_steps": self.first_steps,
-            "frames": made.frames,
-            "seconds": made.seconds,
-            "trials": self.trials,
+            "trials": trials,
+            **self.cost(variant),
         }
-        if find_row(self.folder / ROWS, fixed) is None:
-            say(f"evaluating {variant.title}, seed {self.settings['seed']}")
-            # The same games for all seeds of training, those of `snn-rl evaluate`.
-            played = evaluate_agent(made.agent, variant.key, trials=self.trials)
-            keep_row(self.folder / ROWS, played | fixed, KEY)
+        # The same games for all seeds of training, those of `snn-rl evaluate`.
+        play = partial(evaluate_agent, self.agent(variant), variant.key, trials=trials)
+        self.study.keep(fixed, play)
 
 
-def report(out: Path, env: str) -> str:
-    """The tables over all seeds; written to OUT as well."""
-    rows = all_rows(out, ROWS)
+def report(rows: Sequence[Row], env: str) -> str:
+    """The tables over all seeds."""
     of = {v.key: [row for row in rows if row["variant"] == v.key] for v in VARIANTS}
     lines = [
         [
@@ -236,9 +223,7 @@ def report(out: Path, env: str) -> str:
     )
     steps = f"{first} steps in the stage after the ANN, {later} in each later one"
     what = f"{env}, {steps}. {seeds_line(rows)}"
-    text = f"{what}\n\n{table(header, lines)}\n{_rates(of)}"
-    write_text(out / TABLE, text)
-    return text
+    return f"{what}\n\n{table(header, lines)}\n{_rates(of)}"
 
 
 def _rates(of: dict[str, list[Row]]) -> str:
@@ -267,44 +252,31 @@ def _layer_rates(rows: Sequence[Row], layer: str) -> str:
 
 
 def main(options: argparse.Namespace) -> None:
-    """Train and evaluate what was asked for, seed after seed."""
-    keep_freed_memory()
-    out = Path(options.out).resolve()
+    """Train and evaluate what was asked for."""
+    study = Study(Path(options.out).resolve(), "pruning", ("variant",))
     usual = [v.key for v in VARIANTS if v.key not in OPTIONAL]
     keys = chosen(options.variants or usual, [v.key for v in VARIANTS], "variant")
-    for seed in seeds_of(options.seeds):
-        base = settings(options.env, seed, options.set)
-        first_steps = options.first_steps or options.steps
-        work = Experiment(
-            base, out, options.steps, first_steps, options.trials, options.stop_at_target
-        )
-        torch.set_num_threads(make_config(base).threads)
-        for variant in VARIANTS:
-            if variant.key in keys:
-                work.measure(variant)
-                report(out, options.env)
-    sys.stdout.write(report(out, options.env))
+    wanted = [variant for variant in VARIANTS if variant.key in keys]
+    first_steps = options.first_steps or options.steps
+    seeds = [
+        Seed(study, base, options.steps, first_steps, options.stop_at_target)
+        for base in settings_by_seed(options)
+    ]
+    study.train([c for seed in seeds for v in wanted for c in seed.cells(v)], options)
+    for seed in seeds:
+        for variant in wanted:
+            seed.measure(variant, options.trials)
+    study.publish(report(study.rows(), options.env))
 
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    form = argparse.RawDescriptionHelpFormatter
-    result = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    names = f"of {', '.join(v.key for v in VARIANTS)} [all but {', '.join(OPTIONAL)}]"
+    result = comparing.parser(__doc__, seeds="5", trials=20, variants=names)
     add = result.add_argument
-    add("--env", default="PositionOnlyCartPole-v1", help="Gymnasium id")
-    add("--seeds", default="0-4", help="such as 0-4 or 0,2,5 [0-4]")
     add("--steps", type=positive, required=True, help="environment steps of each spiking stage")
     add("--first-steps", type=positive, help="of the stage after the ANN [--steps]")
-    add("--out", required=True, help="folder of runs and results")
-    add(
-        "--variants",
-        nargs="+",
-        metavar="NAME",
-        help=f"of {', '.join(v.key for v in VARIANTS)} [all but {', '.join(OPTIONAL)}]",
-    )
     add("--stop-at-target", action="store_true", help="stages stop at the preset's target")
-    add("--trials", type=positive, default=20, help="full games per agent [20]")
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="any training setting")
     return result
 
 

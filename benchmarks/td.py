@@ -9,49 +9,43 @@ are converted, and the teacher that the preset has for them (CartPole: that ANN;
 an ANN that sees the full state). TD learns from segments of a replay that start from the membranes
 that play had there; distillation is the preset's. All have --steps frames and do not stop early.
 
-Finished runs below --out are used again and unfinished ones go on, so that a stopped command is
-repeated as it is. OUT/seedN/td.json holds the results, OUT/td.md the tables.
+The runs are cells of a sweep in --out: finished ones are used again and the rest goes on, so that a
+stopped command is repeated as it is. OUT/td.json holds the results, OUT/td.md the tables. With
+several --workers the seconds are those of runs side by side.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+import comparing
 from comparing import (
     Row,
-    all_rows,
+    Study,
+    cell,
     chosen,
     difference,
-    find_row,
-    keep_row,
     mean_of,
     positive,
     run_script,
-    say,
     score,
     seconds_of,
     seeds_line,
-    seeds_of,
-    settings,
-    train_or_reuse,
+    settings_by_seed,
 )
 
-from snn_rl.agents.config import TrainConfig, make_config
+from snn_rl.agents.config import make_config
 from snn_rl.agents.evaluation import evaluate_agent
 from snn_rl.agents.report.records import read_run
-from snn_rl.runs.checkpoint import write_text
-from snn_rl.support.allocator import keep_freed_memory
+from snn_rl.agents.sweep.manifest import Cell
 from snn_rl.support.markdown import table
 from snn_rl.support.settings import merge
 
-ROWS, TABLE = "td.json", "td.md"
-KEY = ("variant",)
 TIMESTEPS = (1, 3)
 REPLAY: dict[str, Any] = {
     "num_envs": 64,
@@ -106,36 +100,32 @@ VARIANTS = [
 
 
 @dataclass(frozen=True)
-class Experiment:
-    """The runs and results of one seed.
+class Seed:
+    """The runs of one seed and what is measured of them.
 
     Attributes:
         settings: preset and overrides.
         steps: environment steps of each spiking stage.
     """
 
+    study: Study
     settings: dict[str, Any]
-    out: Path
     steps: int
-    trials: int
 
-    @property
-    def folder(self) -> Path:
-        """Of this seed."""
-        return self.out / f"seed{self.settings['seed']}"
-
-    def first(self) -> TrainConfig:
-        """Settings of the ANN by double DQN alone, and of the teacher that the preset has."""
+    def first(self) -> Cell:
+        """The ANN by double DQN alone, and the teacher that the preset has."""
         alone = make_config({"env": self.settings["env"]}).privileged.model_dump()
         ann = alone | {"epsilon": [0.5, 0.05], "learning_starts": 4096}
         if "steps" in self.settings.get("ann", {}):
             ann["steps"] = self.settings["ann"]["steps"]
-        return make_config(merge(self.settings, {"timesteps": 0, "ann": ann}))
+        return cell("ann", make_config(merge(self.settings, {"timesteps": 0, "ann": ann})))
 
-    def config(self, variant: Variant) -> TrainConfig:
-        """Settings of the variant's run. TD knows the ANN alone, also for its thresholds."""
-        begun = self.folder / "ann"
-        taught = variant.method != "TD" and (begun / "teacher").exists()
+    def run(self, variant: Variant) -> Cell:
+        """The variant's run, after that of the ANN. TD knows the ANN alone, also for its
+        thresholds."""
+        first = self.first()
+        begun = self.study.out / first.name
+        taught = variant.method != "TD" and first.config.teacher != "self"
         changes: dict[str, Any] = {
             "timesteps": variant.timesteps,
             "until": variant.timesteps,
@@ -147,31 +137,31 @@ class Experiment:
             "spiking": METHODS[variant.method] | {"steps": self.steps, "steps_at": None},
             "validation": {"target": None},
         }
-        return make_config(merge(self.settings, changes))
+        config = make_config(merge(self.settings, changes))
+        return cell(variant.name.replace(" ", "-"), config, [first])
 
-    def measure(self, variant: Variant) -> None:
-        """Train and evaluate the variant, and keep its row."""
-        train_or_reuse(self.first(), self.folder / "ann")
-        folder = self.folder / variant.name.replace(" ", "-")
-        stage = f"T{variant.timesteps}"
-        agent = train_or_reuse(self.config(variant), folder)[stage]
+    def measure(self, variant: Variant, trials: int) -> None:
+        """Evaluate the variant, and keep its row."""
+        run, stage = self.run(variant), f"T{variant.timesteps}"
+        agent = self.study.agent(run, stage)
         fixed = {
             "variant": variant.name,
             "seed": self.settings["seed"],
             "steps": self.steps,
-            "trials": self.trials,
+            "trials": trials,
         }
-        if find_row(self.folder / ROWS, fixed) is None:
-            say(f"evaluating {variant.name}, seed {self.settings['seed']}")
+
+        def play() -> Row:
             # The same games for all seeds of training, those of `snn-rl evaluate`.
-            played = evaluate_agent(agent, variant.name, trials=self.trials)
+            played = evaluate_agent(agent, variant.name, trials=trials)
             curve = [
                 (point.steps, point.seconds, point.validation)
-                for point in read_run(folder).points
+                for point in read_run(self.study.out / run.name).points
                 if point.stage == stage and point.validation is not None
             ]
-            more = {"seconds": seconds_of(agent), "curve": curve}
-            keep_row(self.folder / ROWS, played | fixed | more, KEY)
+            return {**played, "seconds": seconds_of(agent), "curve": curve}
+
+        self.study.keep(fixed, play)
 
 
 def best_until(row: Row, passed: Callable[[int, float], bool]) -> float:
@@ -190,9 +180,8 @@ def at_seconds(row: Row, limit: float) -> float:
     return best_until(row, lambda _, seconds: seconds <= limit)
 
 
-def report(out: Path, env: str, limit: float) -> str:
-    """The tables over all seeds; written to OUT as well."""
-    rows = all_rows(out, ROWS)
+def report(rows: Sequence[Row], env: str, limit: float) -> str:
+    """The tables over all seeds."""
     of = {v.name: [row for row in rows if row["variant"] == v.name] for v in VARIANTS}
     lines = [
         [
@@ -212,9 +201,7 @@ def report(out: Path, env: str, limit: float) -> str:
     header += ["seeds", "seconds", "spikes per neuron and frame", "α"]
     steps = " or ".join(f"{n:,}" for n in sorted({row["steps"] for row in rows}))
     what = f"{env}, {steps} frames in each spiking stage. {seeds_line(rows)}"
-    text = f"{what}\n\n{table(header, lines)}\n{_differences(of)}"
-    write_text(out / TABLE, text)
-    return text
+    return f"{what}\n\n{table(header, lines)}\n{_differences(of)}"
 
 
 def comparisons() -> list[tuple[str, str]]:
@@ -247,34 +234,25 @@ def _differences(of: dict[str, list[Row]]) -> str:
 
 
 def main(options: argparse.Namespace) -> None:
-    """Train and evaluate what was asked for, seed after seed."""
-    keep_freed_memory()
-    out = Path(options.out).resolve()
+    """Train and evaluate what was asked for."""
+    study = Study(Path(options.out).resolve(), "td", ("variant",))
     names = chosen(options.variants, [v.name for v in VARIANTS], "stage")
-    for seed in seeds_of(options.seeds):
-        base = settings(options.env, seed, options.set)
-        work = Experiment(base, out, options.steps, options.trials)
-        torch.set_num_threads(make_config(base).threads)
-        for variant in VARIANTS:
-            if variant.name in names:
-                work.measure(variant)
-                report(out, options.env, options.seconds)
-    sys.stdout.write(report(out, options.env, options.seconds))
+    wanted = [variant for variant in VARIANTS if variant.name in names]
+    seeds = [Seed(study, base, options.steps) for base in settings_by_seed(options)]
+    study.train([c for s in seeds for c in (s.first(), *map(s.run, wanted))], options)
+    for seed in seeds:
+        for variant in wanted:
+            seed.measure(variant, options.trials)
+    study.publish(report(study.rows(), options.env, options.seconds))
 
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    form = argparse.RawDescriptionHelpFormatter
-    result = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    names = 'some alone, e.g. "T1 carried TD"'
+    result = comparing.parser(__doc__, seeds="5", trials=50, variants=names)
     add = result.add_argument
-    add("--env", default="PositionOnlyCartPole-v1", help="Gymnasium id")
-    add("--seeds", default="0-4", help="such as 0-4 or 0,2,5 [0-4]")
     add("--steps", type=positive, default=131_072, help="frames of each spiking stage [131072]")
-    add("--out", required=True, help="folder of runs and results")
-    add("--variants", nargs="+", metavar="NAME", help='some alone, e.g. "T1 carried TD"')
     add("--seconds", type=positive, default=30, help="of the table's validation in time [30]")
-    add("--trials", type=positive, default=50, help="full games per agent [50]")
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="any training setting")
     return result
 
 

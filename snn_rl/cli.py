@@ -57,6 +57,7 @@ def main() -> None:
         threading.excepthook = lambda _: None
     handler = RichHandler(console=terminal, show_time=False, show_path=False, show_level=False)
     logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s")
+    logging.getLogger("snn_rl.agents.evaluation").setLevel(logging.INFO)  # how far games are
     try:
         sys.exit(app(standalone_mode=False) or 0)
     except typer.TyperException as error:

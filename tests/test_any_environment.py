@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from short_runs import short
 
 import snn_rl
 from snn_rl.agents.evaluation import evaluate_agent
+from snn_rl.agents.looks import Looks
 from snn_rl.agents.qnetwork import build_network
 from snn_rl.agents.run import Run
 from snn_rl.agents.setup import Setup
@@ -208,12 +210,38 @@ def test_frames_as_gymnasium_preprocesses_them_are_taken() -> None:
     assert agent.q_values(np.stack([frame, frame])).tolist() == [values[0], values[0]]
 
 
+def test_preprocessed_frames_are_told_to_be_max_pooled(caplog: pytest.LogCaptureFixture) -> None:
+    agent = snn_rl.load_agent("zoo:PongNoFrameskip-v4/T1")
+    agent.act(np.zeros((1, 84, 84), np.uint8))
+    assert caplog.text == ""
+    agent = snn_rl.load_agent("zoo:PongNoFrameskip-v4/T1")
+    for _ in range(2):
+        agent.act(np.zeros((84, 84), np.uint8))
+    assert caplog.text.count("are max-pooled, but this agent was trained without") == 1
+    assert "snn_rl.envs.make(agent) shows the frames" in caplog.text
+
+
+@pytest.mark.parametrize(("pixels", "told"), [(44, False), (20, True)])
+def test_screens_that_change_too_little_are_told(
+    caplog: pytest.LogCaptureFixture, pixels: int, told: bool
+) -> None:
+    agent = snn_rl.load_agent("zoo:PongNoFrameskip-v4/T1")
+    looks, frames = Looks(agent.pipeline, agent.card), np.zeros((64, 1, 84, 84), np.uint8)
+    while not looks.over:
+        frames.reshape(64, -1)[:, :pixels] ^= 1
+        looks.observe((64, 210, 160, 3), frames, np.zeros(64, np.bool_))
+    assert ("change in 20 pixels each" in caplog.text) == told
+    assert told or caplog.text == ""
+
+
 def test_games_without_an_end_are_cut_off_and_that_is_said(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     step = (ZERO, 1.0, False, False, {})
     gym.register("Endless-v0", Odd, kwargs={"step": step})
     monkeypatch.setattr("snn_rl.agents.conditions.LONGEST_GAME", 50)
+    monkeypatch.setattr("snn_rl.agents.evaluation.SECONDS_BETWEEN_LINES", 0)
+    caplog.set_level(logging.INFO, "snn_rl.agents.evaluation")
     try:
         Setup(short(env="Endless-v0"))
         assert "no limit of time: games are cut off after 50 frames" in caplog.text
@@ -223,5 +251,6 @@ def test_games_without_an_end_are_cut_off_and_that_is_said(
         row = evaluate_agent(agent, "endless", trials=2)
         assert (row["lengths"], row["truncated"]) == ([50, 50], 2)
         assert "--max-frames sets another" in caplog.text
+        assert "Endless-v0: 2 of 2 games go on at frame 49" in caplog.text
     finally:
         del gym.registry["Endless-v0"]

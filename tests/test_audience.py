@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from test_signals import ENDLESS, stage_is_running, wait_for
 from torch import nn
 
 import snn_rl
+from snn_rl.agents import evaluation
 from snn_rl.commands.output import printable
 from snn_rl.errors import CheckpointError, ConversionError
 
@@ -106,6 +108,25 @@ def test_scores_are_shown_before_they_are_stored(home: Path, tmp_path: Path, cal
     assert status in (1, 2)
     assert [row["stage"] for row in json.loads(out)] == ["ann", "T2", "T1"]
     assert "evaluation.json" in err
+
+
+def test_scores_are_shown_though_a_later_stage_cannot_be_played(
+    home: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(run_of(home), tmp_path / "run")
+    play, played = evaluation.evaluate_agent, []
+
+    def fails_at_last(agent: snn_rl.Agent, name: str, **how: Any) -> dict[str, Any]:
+        if len(played) == 2:
+            raise RuntimeError("the simulator hung up")
+        played.append(play(agent, name, **how))
+        return played[-1]
+
+    monkeypatch.setattr(evaluation, "evaluate_agent", fails_at_last)
+    status, out, err = call("evaluate", "--agent", "run", "--trials", "2", "--json")
+    assert (status, "the simulator hung up" in err) == (1, True)
+    assert [row["stage"] for row in json.loads(out)] == ["ann", "T2"]
+    assert not (tmp_path / "run" / "evaluation.json").exists()
 
 
 def test_control_characters_reach_no_terminal(tmp_path: Path, call: Call) -> None:

@@ -5,18 +5,23 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
+from sweeps import generation, saved, wait_until
 
 from snn_rl.agents.acting import Actor
 from snn_rl.agents.dqn.execution import Learnable
 from snn_rl.agents.loading import load_agent
 from snn_rl.agents.policy import Policy
+from snn_rl.agents.sweep import api
+from snn_rl.agents.sweep.scheduler import Ending
+from snn_rl.agents.sweep.worker import train_cell
 from snn_rl.errors import SnnRlError
 from snn_rl.runs.monitor import StopFlag
 
@@ -29,6 +34,44 @@ TINY = [
     *("--set", f"privileged={{{Q_LEARNING}, n_step: 3}}"),
     *("--set", f"ann={{{STAGE}}}", "--set", f"spiking={{{STAGE}}}"),
 ]
+
+
+class Here:
+    """Trains cells in this process, without the seconds that a process of its own takes to start;
+    `trained` names their folders."""
+
+    trained: ClassVar[list[Path]] = []
+
+    def __init__(self, count: int, modules: Sequence[str]) -> None:
+        self.over: list[Path] = []
+        self.trained.clear()
+
+    def __enter__(self) -> Here:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def free(self) -> bool:
+        return not self.over
+
+    def start(self, folder: Path) -> None:
+        train_cell(folder, lambda: False)
+        self.over.append(folder)
+        self.trained.append(folder)
+
+    def ended(self) -> list[tuple[Path, Ending]]:
+        over, self.over = self.over, []
+        return [(folder, Ending("done")) for folder in over]
+
+    def stop(self) -> None:
+        pass
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> type[Here]:
+    monkeypatch.setattr(api, "LocalWorkers", Here)
+    return Here
 
 
 def load(name: str) -> Any:
@@ -141,12 +184,12 @@ def test_differences_are_taken_seed_by_seed() -> None:
     assert difference(ours[:1], others) == "–"
 
 
-def test_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str], here: type[Here]) -> None:
     """All variants; what is finished is reused, and what is new joins it."""
     command = [*TINY, "--out", str(tmp_path), "--conditions", "plain", "flicker 0.5"]
     assert run("memory", *command) == 0
     table = capsys.readouterr().out
-    found = rows(tmp_path / "seed0" / "memory.json")
+    found = rows(tmp_path / "memory.json")
     names = list(dict.fromkeys(row["variant"] for row in found))
     assert len(found) == 2 * len(names) and len(names) == 4 + 3
     assert (tmp_path / "memory.md").read_text(encoding="utf-8") == table
@@ -155,10 +198,10 @@ def test_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (steps["GRU, one frame"], steps["ANN, four frames"]) == (64, 64)
     assert (steps["T1 carried"], steps["T1 zeroed at test"]) == (128, 128)
 
-    more = ["--variants", "GRU, one frame", "--agent", f"T1 again={tmp_path}/seed0/carried/T1"]
+    more = ["--variants", "GRU, one frame", "--agent", f"T1 again={tmp_path}/carried/seed0/T1"]
     assert run("memory", *command, *more) == 0
     text = capsys.readouterr()
-    again = rows(tmp_path / "seed0" / "memory.json")
+    again = rows(tmp_path / "memory.json")
     assert "training" not in text.err and text.err.count("evaluating") == 2
     assert again[: len(found)] == found
     (plain, _) = again[len(found) :]
@@ -190,12 +233,12 @@ def test_a_stopped_gru_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with monkeypatch.context() as patch:
         patch.setattr(load("gru"), "StopFlag", Stopping)
         assert run("memory", *command, "--out", str(tmp_path / "stopped")) == 130
-    folder = tmp_path / "stopped" / "seed0" / "gru"
+    folder = tmp_path / "stopped" / "gru" / "seed0"
     assert (folder / "resume").exists() and not (folder / "gru").exists()
     assert run("memory", *command, "--out", str(tmp_path / "stopped")) == 0
     saver = load("gru").Saver
     states = [
-        saver(tmp_path / name / "seed0" / "gru" / "gru", 0).load()["network"]
+        saver(tmp_path / name / "gru" / "seed0" / "gru", 0).load()["network"]
         for name in ("peace", "stopped")
     ]
     assert states[0].keys() == states[1].keys()
@@ -203,23 +246,23 @@ def test_a_stopped_gru_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert not (folder / "resume").exists()
 
 
-def test_pruning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pruning(tmp_path: Path, capsys: pytest.CaptureFixture[str], here: type[Here]) -> None:
     """The T5 stage is trained once; frames are counted along each variant's way."""
     keys = ["T5", "gradual", "direct-T5", "direct-ann", "direct-ann-long"]
     keys += ["untrained-T5", "conversion-T1"]
-    command = [*TINY, "--out", str(tmp_path), "--seeds", "3", "--variants", *keys]
+    command = [*TINY, "--out", str(tmp_path), "--seeds", "3-3", "--variants", *keys]
     command += ["--steps", "32", "--first-steps", "64"]
     assert run("pruning", *command) == 0
     text = capsys.readouterr()
-    found = {row["variant"]: row for row in rows(tmp_path / "seed3" / "pruning.json")}
+    found = {row["variant"]: row for row in rows(tmp_path / "pruning.json")}
     assert list(found) == keys
     frames = {key: row["frames"] - 64 for key, row in found.items()}
     assert frames == dict(zip(keys, (64, 192, 96, 64, 192, 64, 0), strict=True))
     assert {row["timesteps"] for key, row in found.items() if key != "T5"} == {1}
-    assert text.err.count("training") == 6
+    assert "training 6 runs" in text.err and len(here.trained) == 6
     assert (tmp_path / "pruning.md").read_text(encoding="utf-8") == text.out
     assert "| direct T5→T1 | hidden1 |" in text.out
-    assert load_agent(tmp_path / "seed3" / "gradual" / "T2").timesteps == 2
+    assert load_agent(tmp_path / "gradual" / "seed3" / "T2").timesteps == 2
 
     (tmp_path / "pruning.md").unlink()
     assert run("pruning", *command) == 0
@@ -227,8 +270,61 @@ def test_pruning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "training" not in again.err and again.out == text.out
 
 
-def test_td(
+def test_a_killed_comparison_goes_on(tmp_path: Path, here: type[Here]) -> None:
+    """kill -9 of the script while its second run is trained: the same command ends with the weights
+    and the scores of one left in peace, and what was finished is not trained again."""
+    options = [*TINY, "--set", "save_every=0", "--variants", "direct-ann", "--seeds", "1"]
+    options += ["--steps", "2048", "--out"]
+    stopped, peace = tmp_path / "stopped", tmp_path / "peace"
+    command = [sys.executable, str(FOLDER / "pruning.py"), *options, str(stopped)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    killed = stopped / "direct-ann" / "seed0"
+    wait_until(lambda: saved(killed))
+    process.kill()
+    process.wait()
+    assert not (killed / "T1").exists()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert generation(stopped / "ann" / "seed0") == 1 and generation(killed) == 2
+    assert run("pruning", *options, str(peace)) == 0
+    weights = [folder / "direct-ann/seed0/T1/weights.safetensors" for folder in (stopped, peace)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    (row,), (expected,) = (rows(folder / "pruning.json") for folder in (stopped, peace))
+    assert row["rewards"] == expected["rewards"] and row["frames"] == expected["frames"]
+
+
+def test_a_failed_run_is_named_and_the_others_are_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing(Here):
+        def ended(self) -> list[tuple[Path, Ending]]:
+            failed = Ending("failed", "no luck")
+            return [(f, failed if "direct-ann" in str(f) else e) for f, e in super().ended()]
+
+    monkeypatch.setattr(api, "LocalWorkers", Failing)
+    command = [*TINY, "--seeds", "1", "--steps", "32", "--out", str(tmp_path)]
+    assert run("pruning", *command, "--variants", "direct-ann", "direct-T5") == 1
+    assert "1 of 4 runs failed: direct-ann/seed0: no luck" in capsys.readouterr().err
+    assert (tmp_path / "direct-T5" / "seed0" / "T1").exists()
+    assert not (tmp_path / "pruning.md").exists()
+
+
+def test_agents_may_stand_for_stages_that_are_not_trained() -> None:
+    """Their membranes are zeroed at test, too."""
+    known = load("memory").variants([1], ["T5 carried", "T1 again"])
+    assert [name for name in known if "zeroed" in name] == [
+        "T5 zeroed at test",
+        "T1 zeroed at test",
+    ]
+    assert known["T5 zeroed at test"].base == "T5 carried"
+    assert "T5 trained without carry" not in known and "T1 again" in known
+
+
+def test_td(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    here: type[Here],
 ) -> None:
     """All begin from one ANN that had no teacher; TD has none either."""
     td = load("td")
@@ -240,12 +336,14 @@ def test_td(
     command = [*TINY, *every, "--out", str(tmp_path), "--seeds", "0-1", "--steps", "256"]
     assert run("td", *command, "--variants", *names) == 0
     text = capsys.readouterr()
-    found = {row["variant"]: row for row in rows(tmp_path / "seed1" / "td.json")}
+    kept = rows(tmp_path / "td.json")
+    found = {row["variant"]: row for row in kept if row["seed"] == 1}
+    assert len(kept) == 2 * len(names)
     assert sorted(found) == sorted(names)
     assert found["T1 carried TD"]["teacher"] is None
-    assert found["T3 zeroed both"]["teacher"] == str(tmp_path / "seed1" / "ann" / "teacher")
+    assert found["T3 zeroed both"]["teacher"] == str(tmp_path / "ann" / "seed1" / "teacher")
     assert (found["T3 zeroed both"]["timesteps"], found["T3 zeroed both"]["trials"]) == (3, 2)
-    assert load_agent(tmp_path / "seed1" / "ann" / "ann").card["teacher"] is None
+    assert load_agent(tmp_path / "ann" / "seed1" / "ann").card["teacher"] is None
     assert "2 comparisons, seed by seed" in text.out
     assert "| T1 carried TD | T1 carried distillation |" in text.out
     assert "| T3 zeroed both | T1 zeroed both |" in text.out
@@ -268,7 +366,7 @@ def test_mistakes_are_told_in_a_sentence(capsys: pytest.CaptureFixture[str]) -> 
         (["memory", "--train-under", "max-pooled"], "maxpool is for Atari games"),
         (["memory", "--agent", "T1"], "must look like NAME=PATH"),
         (["memory", "--set", "hiden=[8]"], "did you mean 'hidden'"),
-        (["pruning", "--steps", "9", "--seeds", "4-0"], "--seeds '4-0' must look like"),
+        (["pruning", "--steps", "9", "--seeds", "4-0"], "--seeds '4-0' must be a number"),
         (["pruning", "--steps", "9", "--variants", "5-1"], "there is no variant '5-1'"),
     ]
     for (name, *arguments), message in cases:

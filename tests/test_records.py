@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+    EventAccumulator,
+)
 
 from snn_rl.runs.monitor import METRICS, TENSORBOARD, Records
 
@@ -22,6 +25,13 @@ def write(folder: Path, clock: str, stage: str, times: range) -> None:
 def read(folder: Path, clock: str) -> list[tuple[str, int]]:
     lines = (folder / METRICS).read_text().splitlines()
     return [(point["stage"], point[clock]) for point in map(json.loads, lines)]
+
+
+def scalars(folder: Path, stage: str, name: str = "loss") -> list[int]:
+    """Moments at which TensorBoard draws a value."""
+    events = EventAccumulator(str(folder / TENSORBOARD / stage))
+    events.Reload()
+    return [event.step for event in events.Scalars(name)]
 
 
 @pytest.mark.parametrize("clock", ["steps", "images"])
@@ -41,6 +51,19 @@ def test_a_resumed_stage_is_told_once(
     assert found[:4] == [("ann", now) for now in range(1, 5)]
     before = range(1, min(saved, reached + (not cut)))
     assert found[4:] == [("T2", now) for now in (*before, *range(saved, 12))]
+    drawn = range(1, min(saved, reached + 1))  # TensorBoard's file was whole
+    assert scalars(folder, "T2") == [*drawn, *range(saved, 12)]
+
+
+def test_a_moment_is_drawn_once(tmp_path: Path) -> None:
+    """Where progress and a validation coincide, and though the process dies at once."""
+    records = Records(tmp_path, "steps")
+    for scores in ({}, {"score": 3.0}):
+        for now in (1, 1 + len(scores)):
+            records.add({"stage": "ann", "steps": now}, {"loss": 0.5, **scores})
+    assert scalars(tmp_path, "ann") == [1, 2]
+    assert scalars(tmp_path, "ann", "score") == [1, 2]
+    records.close()
 
 
 def test_without_a_line_nothing_is_written(tmp_path: Path) -> None:

@@ -158,6 +158,7 @@ def test_what_does_not_repeat_goes_on_with_fresh_episodes(
     told = [r.getMessage() for r in caplog.records if "begin anew" in r.getMessage()]
     assert told, caplog.text
     assert all("does not repeat from its seed and actions" in text for text in told)
+    assert all("--from RUN/STAGE" in text for text in told)
 
 
 def test_a_cut_ends_episodes_without_joining_them(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -55,6 +57,19 @@ def test_observations_that_are_no_arrays(agent: snn_rl.Agent) -> None:
         agent.act([[1.0], [1.0, 2.0]])  # type: ignore[arg-type]
     flags = np.array([True, False, False])[::-1]
     assert agent.act(np.zeros((3, 4), np.float32), flags).shape == (3,)
+
+
+def test_a_state_of_other_weights_is_refused(agent: snn_rl.Agent) -> None:
+    other = snn_rl.load_agent("zoo:CartPole-v1/T2")
+    for one in (agent, other):
+        one.act(np.zeros(4, np.float32))
+    with pytest.raises(ValueError, match="of an agent with other weights"):
+        agent.state = other.state
+    again = snn_rl.load_agent("zoo:CartPole-v1/T1", engine="torch")
+    again.state = pickle.loads(pickle.dumps(agent.state))
+    other.with_options(timesteps=1).state = copy.deepcopy(other.state)
+    with pytest.raises(ValueError, match="of an agent with other weights"):
+        other.state = copy.deepcopy(agent.state)
 
 
 def test_names_of_several_agents_tell_the_stages(tmp_path: Path) -> None:

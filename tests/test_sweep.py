@@ -238,6 +238,8 @@ def test_progress_is_read_from_the_folders(tmp_path: Path) -> None:
         (["--grid", "until=1", "--grid", "until=2"], "is given twice"),
         (["--seeds", "none"], "--seeds 'none' must be a number"),
         (["--preset", "paper"], "has no preset 'paper'"),
+        (["--set", "maxpool=true"], "maxpool is for Atari games"),
+        (["--set", "teacher=gone"], "no agent at gone"),
     ],
 )
 def test_bad_input_is_one_sentence(call: Call, options: list[str], message: str) -> None:

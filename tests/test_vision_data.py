@@ -16,8 +16,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snn_rl.errors import SnnRlError
-from snn_rl.support.settings import validate
+from snn_rl.errors import ConfigError, SnnRlError
+from snn_rl.support.settings import shipped, validate
 from snn_rl.vision.augment import alternating, augment
 from snn_rl.vision.cifar import load_cifar
 from snn_rl.vision.config import VisionConfig
@@ -217,18 +217,54 @@ def test_trees_that_differ_are_refused(tmp_path: Path) -> None:
 def test_crops_have_the_size_asked_for(height: int, width: int, size: int, seed: int) -> None:
     picture = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     draw = np.random.default_rng(seed)
-    assert random_resized_crop(picture, size, (0.08, 1.0), draw).shape == (size, size, 3)
+    crop = random_resized_crop(picture, size, (0.08, 1.0), draw)
+    assert crop.shape == (size, size, 3)
+    assert picture.min() <= crop.min() <= crop.max() <= picture.max()
     assert centre_crop(picture, size, size + 3).shape == (size, size, 3)
+    plain = np.full_like(picture, 7)
+    assert (random_resized_crop(plain, size, (0.08, 1.0), draw) == 7).all()
+
+
+def test_an_ann_has_not_seen_the_images_that_another_seed_holds_out(tmp_path: Path) -> None:
+    binary_cifar10(tmp_path)
+    configs = [
+        VisionConfig(dataset="cifar10", data=str(tmp_path), validation=4, seed=seed)
+        for seed in (0, 1)
+    ]
+    found = [load_data(config).validation.labels for config in configs]
+    assert torch.equal(*found)
+
+
+def test_the_centre_is_cut_where_nothing_is_resized() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (20, 31, 3), dtype=np.uint8)
+    assert np.array_equal(centre_crop(picture, 8, 20), picture[6:14, 11:19])
 
 
 def test_held_out_images_are_never_trained_on() -> None:
     source = Arrays(torch.arange(50, dtype=torch.uint8).view(50, 1, 1, 1), torch.arange(50))
-    train, validation = hold_out(source, 10, seed=3)
+    train, validation = hold_out(source, 10)
     assert sorted([*train.labels.tolist(), *validation.labels.tolist()]) == list(range(50))
-    assert torch.equal(hold_out(source, 10, seed=3)[1].labels, validation.labels)
-    assert len(hold_out(source, 10, seed=3, limit=7)[0].labels) == 7
-    with pytest.raises(SnnRlError, match="cannot hold out 50 of 50"):
-        hold_out(source, 50, seed=0)
+    assert torch.equal(hold_out(source, 10)[1].labels, validation.labels)
+    few = [hold_out(source, count, limit=7)[0].labels for count in (10, 20)]
+    assert len(few[0]) == 7 and torch.equal(*few)
+    assert set(validation.labels.tolist()) < set(hold_out(source, 20)[1].labels.tolist())
+    assert torch.equal(hold_out(source, 0.2)[1].labels, validation.labels)
+    assert len(hold_out(source, 0.001)[1].labels) == 1
+    with pytest.raises(SnnRlError, match=r"cannot hold out 50 of 50 .* --set validation=N"):
+        hold_out(source, 50)
+    with pytest.raises(ConfigError, match="a whole number of images, or a share below 1"):
+        validate(VisionConfig, {"dataset": "folder", "validation": 1.5}, "test")
+
+
+def test_a_small_folder_of_images_has_a_preset_that_fits(tmp_path: Path) -> None:
+    tree(tmp_path / "train", 2, 20)
+    tree(tmp_path / "test", 2, 1)
+    preset = shipped("vision/folder-small") | {"data": str(tmp_path), "workers": 0}
+    config = validate(VisionConfig, preset, "test")
+    data = load_data(config)
+    assert (len(data.train.labels), len(data.validation.labels)) == (36, 4)
+    assert data.shape == (3, 64, 64)
+    assert max(config.ann.epochs, config.spiking.epochs) <= 30
 
 
 def drawn(seed: int = 0) -> torch.Generator:

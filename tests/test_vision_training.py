@@ -154,6 +154,34 @@ def test_resume_is_exact_with_muon_and_averages_in_bfloat16(tmp_path: Path, upda
         assert card["results"]["validation"] == pytest.approx(100 * found.accuracy, abs=1e-3)
 
 
+class Impatient(Recorder):
+    """Asks to stop from the time on that it is asked so often: amidst updates and validations."""
+
+    def __init__(self, questions: int) -> None:
+        super().__init__()
+        self.questions = questions
+
+    def should_stop(self) -> bool:
+        self.questions -= 1
+        return self.questions < 0
+
+
+def test_a_stop_waits_for_no_layer_and_resume_is_exact(
+    whole: tuple[Path, dict[str, Network]], tmp_path: Path
+) -> None:
+    asked = Impatient(10**9)
+    train(tmp_path / "whole", asked)
+    often, updates = 10**9 - asked.questions, asked.seen
+    assert often > 10 * updates
+    for questions in (5, 17, 31, often // 5, 3 + often // 5, 8 + often // 5):
+        impatient = Impatient(questions)
+        with pytest.raises(Interrupted):
+            train(tmp_path / "run", impatient)
+        assert impatient.questions == -1  # it was not asked twice
+    networks = train(tmp_path / "run")
+    assert all(same(networks[name], whole[1][name]) for name in networks)
+
+
 def test_a_damaged_resume_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         train(tmp_path, Recorder(3))

@@ -53,7 +53,7 @@ def lif_times(
 
 def contenders() -> dict[str, Layer]:
     """Ours first, then those of the libraries that are installed."""
-    found: dict[str, Layer] = {"snn-rl": _ours}
+    found: dict[str, Layer] = {"snn-rl": _ours()}
     rivals = {"SpikingJelly": _spikingjelly, "snnTorch": _snntorch, "Norse": _norse}
     for name, build in rivals.items():
         try:
@@ -103,16 +103,16 @@ def _turn(layer: Layer, current: Tensor, weight: Tensor) -> tuple[float, float]:
     return halfway - began, time.process_time() - halfway
 
 
-def _ours(current: Tensor) -> Tensor:
-    spikes, _ = lif_scan(
-        current[None],
-        current.new_zeros(current.shape[1:]),
-        torch.ones(1),
-        torch.full((1,), LEAK),
-        timesteps=len(current),
-        surrogate=Surrogate("arctan"),
-    )
-    return spikes[0]
+def _ours() -> Layer:
+    threshold, leak, surrogate = torch.ones(1), torch.full((1,), LEAK), Surrogate("arctan")
+
+    def layer(current: Tensor) -> Tensor:
+        membrane = current.new_zeros(current.shape[1:])
+        frame, steps = current.unsqueeze(0), len(current)
+        spikes, _ = lif_scan(frame, membrane, threshold, leak, timesteps=steps, surrogate=surrogate)
+        return spikes.squeeze(0)
+
+    return layer
 
 
 def _spikingjelly() -> Layer:

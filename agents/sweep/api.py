@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from snn_rl.agents.config import with_preset
+from snn_rl.agents.setup import Setup
 from snn_rl.agents.sweep.local import LocalWorkers
 from snn_rl.agents.sweep.manifest import (
     Cell,
@@ -23,7 +24,7 @@ from snn_rl.agents.sweep.manifest import (
 )
 from snn_rl.agents.sweep.ray_cluster import RayWorkers
 from snn_rl.agents.sweep.scheduler import Course, run_cells
-from snn_rl.envs import split_id
+from snn_rl.envs import import_environments, split_id
 from snn_rl.errors import SnnRlError
 from snn_rl.runs.folder import Interrupted
 from snn_rl.runs.monitor import StopFlag
@@ -125,13 +126,13 @@ def new_sweep(
     return work
 
 
-def sweep_to_resume(given: Path | None) -> Sweep:
-    """The sweep in `given`, by default the newest below runs/.
+def sweep_to_resume(folder: Path | None) -> Sweep:
+    """The sweep in `folder`, by default the newest below runs/.
 
     Raises:
         SnnRlError: there is none, or this release of snn-rl must not go on with it.
     """
-    work = read_sweep(given or newest_sweep(Path("runs")))
+    work = read_sweep(folder or newest_sweep(Path("runs")))
     check_release(work)
     return work
 
@@ -159,7 +160,7 @@ def run_sweep(
     began = time.monotonic()
     with (
         StopFlag().on_signals() as stop,
-        _made(sweep.folder),
+        _made(sweep, imports),
         _workers(sweep, workers, ray, imports) as crew,
         own(sweep.folder),
     ):
@@ -173,13 +174,20 @@ def run_sweep(
 
 
 @contextmanager
-def _made(folder: Path) -> Iterator[None]:
-    """The folder, of which nothing is left if the sweep is refused before it is written."""
-    folder.mkdir(parents=True, exist_ok=True)
+def _made(sweep: Sweep, modules: Sequence[str]) -> Iterator[None]:
+    """The folder, of which nothing is left if the sweep is refused before it is written.
+
+    What does not fit the first cell fits none, most likely: a new sweep is refused for it.
+    """
+    sweep.folder.mkdir(parents=True, exist_ok=True)
     try:
+        if not is_sweep(sweep.folder):
+            for module in modules:
+                import_environments(module)
+            Setup(sweep.cells[0].config.model_copy(update={"device": "cpu"}))  # not the workers'
         yield
     except BaseException:
-        remove_if_empty(folder)
+        remove_if_empty(sweep.folder)
         raise
 
 

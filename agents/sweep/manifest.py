@@ -21,7 +21,7 @@ import snn_rl
 from snn_rl.agents.config import TrainConfig, make_config
 from snn_rl.errors import ConfigError, SnnRlError
 from snn_rl.runs.checkpoint import CARD, write_text
-from snn_rl.runs.folder import CONFIG, HEADER
+from snn_rl.runs.folder import CONFIG, HEADER, lasting
 from snn_rl.support.files import read_text
 from snn_rl.support.settings import merge, parse_value
 
@@ -109,12 +109,15 @@ class Sweep:
         """This sweep and further cells.
 
         Raises:
-            SnnRlError: a cell of the same name has other settings.
+            SnnRlError: a cell has another environment, or other settings than one of its name.
         """
         known = {cell.name: cell for cell in self.cells}
         for cell in cells:
             before = known.setdefault(cell.name, cell)
-            other = [k for k, v in cell.settings.items() if before.settings.get(k) != v]
+            if cell.settings["env"] != self.env:
+                raise SnnRlError(f"{self.folder} holds runs on {self.env}: choose another --out")
+            old = lasting(before.config)
+            other = [key for key, value in lasting(cell.config).items() if old[key] != value]
             if other:
                 raise SnnRlError(
                     f"{self.path(cell)} holds a run with other settings ({', '.join(other)}): "

@@ -74,26 +74,26 @@ def evaluate(
     if games == "all" and seed:
         raise SnnRlError("--trials all plays every start there is: leave out --seed")
     import_typed(import_)
-    rows = []
-    found = []
-    for run, agents in _find_all(agent, engine):
-        of_run = []
-        for name, loaded in agents.items():
-            loaded = _as_asked(loaded, timesteps, no_carry)
-            say(f"evaluating {name} (engine: {loaded.engine}) ...")
-            pooled = loaded.maxpool if maxpool is None else maxpool
-            world = Conditions(flicker, sticky, pooled, loaded.env_kwargs)
-            row = evaluate_agent(
-                loaded, name, trials=games, seed=seed, conditions=world, max_frames=max_frames
-            )
-            of_run.append(row)
-        found.append((run, of_run))
-        rows += of_run
-    if as_json:
-        show_json(rows)
-    else:
-        _show_scores(agent, rows)
-    sys.stdout.flush()
+    found: list[tuple[Path | None, list[dict[str, Any]]]] = []
+    try:
+        for run, agents in _find_all(agent, engine):
+            found.append((run, of_run := []))
+            for name, loaded in agents.items():
+                loaded = _as_asked(loaded, timesteps, no_carry)
+                say(f"evaluating {name} (engine: {loaded.engine}) ...")
+                pooled = loaded.maxpool if maxpool is None else maxpool
+                world = Conditions(flicker, sticky, pooled, loaded.env_kwargs)
+                row = evaluate_agent(
+                    loaded, name, trials=games, seed=seed, conditions=world, max_frames=max_frames
+                )
+                of_run.append(row)
+    finally:  # what was played is shown, whatever comes between
+        rows = [row for _, of_run in found for row in of_run]
+        if rows and as_json:
+            show_json(rows)
+        elif rows:
+            _show_scores(agent, rows)
+        sys.stdout.flush()
     for run, of_run in found:  # only now: no score is lost where this cannot be written
         if run is not None and plain:
             save_evaluation(run, of_run)
@@ -174,7 +174,7 @@ def zoo() -> None:
     """List the trained agents that come with the package."""
     from snn_rl.agents.loading import zoo as names
     from snn_rl.agents.results import zoo_rows
-    from snn_rl.support.console import zoo_table
+    from snn_rl.commands.tables import zoo_table
 
     if not names():
         raise SnnRlError("this installation ships no agents")
@@ -229,7 +229,7 @@ def _show_scores(source: str | None, rows: list[dict[str, Any]]) -> None:
     """A table of the stages; of a sweep, what its runs say together."""
     from snn_rl.agents.report.sweep import grouped, summary
     from snn_rl.agents.sweep.manifest import is_sweep, read_sweep
-    from snn_rl.support.console import evaluation_table, text_table
+    from snn_rl.commands.tables import evaluation_table, text_table
 
     if source is None or not is_sweep(Path(source)):
         show(evaluation_table(rows))

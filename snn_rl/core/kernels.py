@@ -111,24 +111,28 @@ def lif_backward(  # type: ignore[no-untyped-def]
                             sum_leak[n] += g[n] * (p[n] - (v[n] if p[n] > v[n] else _ZERO))
                     for n in range(size):
                         g[n] *= decay[n]
-                if kind == TRIANGLE:
+                if kind == ARCTAN and not learned:
                     for n in range(size):
-                        z = p[n] * inverse[n]
-                        height = _ONE - abs(z - _ONE)
-                        du[n] = go[n] * (gamma * height if height > _ZERO else _ZERO) * inverse[n]
+                        x = slope * (p[n] * inverse[n] - _ONE)
+                        g[n] += go[n] * (peak / (_ONE + x * x)) * inverse[n]
                 else:
+                    if kind == ARCTAN:
+                        for n in range(size):
+                            x = slope * (p[n] * inverse[n] - _ONE)
+                            du[n] = go[n] * (peak / (_ONE + x * x)) * inverse[n]
+                    else:
+                        for n in range(size):
+                            height = _ONE - abs(p[n] * inverse[n] - _ONE)
+                            rise = gamma * height if height > _ZERO else _ZERO
+                            du[n] = go[n] * rise * inverse[n]
+                    if learned:
+                        for n in range(size):
+                            spiked = g[n] if p[n] > v[n] else _ZERO
+                            dv[n] = du[n] * (p[n] * inverse[n]) + spiked
+                        for n in range(size):
+                            sum_v[n] -= dv[n]
                     for n in range(size):
-                        z = p[n] * inverse[n]
-                        x = slope * (z - _ONE)
-                        du[n] = go[n] * (peak / (_ONE + x * x)) * inverse[n]
-                if learned:
-                    for n in range(size):
-                        spiked = g[n] if p[n] > v[n] else _ZERO
-                        dv[n] = du[n] * (p[n] * inverse[n]) + spiked
-                    for n in range(size):
-                        sum_v[n] -= dv[n]
-                for n in range(size):
-                    g[n] += du[n]
+                        g[n] += du[n]
                 if repeats > 1 or t == timesteps - 1:
                     for n in range(size):
                         gi[n] = g[n]

@@ -5,8 +5,8 @@ Source: Chowdhury, Rathi and Roy, "Towards Ultra Low Latency Spiking Neural Netw
 and Sequential Tasks Using Temporal Pruning" (ECCV 2022), Eqs. 1-3, with the reset in the same
 timestep as the spike (read literally, Eq. 2 cannot spike at T = 1).
 
-On the CPU in float32 the fused kernels run, backwards for the shipped surrogates; everywhere else
-(CUDA, float64, a surrogate of one's own) plain torch operators. Both follow the numerical contract
+On the CPU in float32 the fused kernels run, backwards for the surrogates that they know; everywhere
+else (CUDA, float64, another surrogate) plain torch operators. Both follow the numerical contract
 and are tested against the same reference.
 """
 
@@ -18,7 +18,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from snn_rl.core.surrogates import SHIPPED, Surrogate
+from snn_rl.core.surrogates import Surrogate
+
+IN_KERNELS = ("triangle", "arctan")
+"""Surrogates that the fused backward knows, by the numbers that `snn_rl.core.kernels` has for them;
+others train in torch operators."""
 
 
 def lif_step(
@@ -89,22 +93,13 @@ def lif_scan(
         episode_start = torch.zeros(frames, batch, dtype=torch.bool, device=current.device)
     # Neurons are scanned in the order in which they lie in memory, so that nothing is copied.
     last = _channels_last(current)
-    current, membrane = current.to(dtype), membrane.to(dtype)
-    threshold, leak = (x.to(dtype).expand(*neurons) for x in (threshold, leak))
+    current, membrane = _in(dtype, current), _in(dtype, membrane)
+    threshold, leak = (_in(dtype, x).expand(*neurons) for x in (threshold, leak))
     if last:
         current, membrane = current.movedim(3, -1), membrane.movedim(1, -1)
         threshold, leak = threshold.movedim(0, -1), leak.movedim(0, -1)
     apply: Any = _Scan.apply
-    spikes, final = apply(
-        current.flatten(3) if neurons else current.unsqueeze(-1),
-        membrane.reshape(batch, -1),
-        threshold.reshape(-1),
-        leak.reshape(-1),
-        episode_start,
-        timesteps,
-        surrogate,
-    )
-    spikes, final = spikes.view(frames, timesteps, *membrane.shape), final.view(membrane.shape)
+    spikes, final = apply(current, membrane, threshold, leak, episode_start, timesteps, surrogate)
     return (spikes.movedim(-1, 3), final.movedim(-1, 1)) if last else (spikes, final)
 
 
@@ -135,12 +130,20 @@ def _channels_last(current: Tensor) -> bool:
     return current.dim() == 6 and current.movedim(3, -1).is_contiguous()
 
 
+def _in(dtype: torch.dtype, x: Tensor) -> Tensor:
+    return x if x.dtype == dtype else x.to(dtype)
+
+
 def _fused(current: Tensor) -> bool:
     return current.device.type == "cpu" and current.dtype == torch.float32
 
 
 class _Scan(torch.autograd.Function):
-    """Flat scan: current [F, R, B, N], membrane [B, N], threshold and leak [N]."""
+    """The scan: current [F, R, B, *N], membrane [B, *N], threshold and leak [*N].
+
+    Small layers cost more in the calls around the kernels than in them, so that nothing is made
+    that nobody asks for.
+    """
 
     @staticmethod
     def forward(
@@ -153,49 +156,57 @@ class _Scan(torch.autograd.Function):
         timesteps: int,
         surrogate: Surrogate,
     ) -> tuple[Tensor, Tensor]:
-        frames, repeats, batch, neurons = current.shape
-        pre_reset = current.new_empty(frames, timesteps, batch, neurons)
+        frames, repeats = current.shape[:2]
+        pre_reset = membrane.new_empty(frames, timesteps, *membrane.shape)
         spikes = torch.empty_like(pre_reset)
         final = membrane.clone(memory_format=torch.contiguous_format)
         if _fused(current):
             from snn_rl.core import kernels
 
-            kernels.lif_forward(*_arrays(current, final, threshold, leak, start, pre_reset, spikes))
+            kernels.lif_forward(
+                *_flat(3, current), *_flat(1, final), *_flat(0, threshold, leak), *_flat(1, start),
+                *_flat(3, pre_reset, spikes),
+            )  # fmt: skip
         else:
             for f in range(frames):
-                final = final.masked_fill(start[f][:, None], 0)
+                final = _begun(final, start[f])
                 for t in range(timesteps):
                     i = current[f, min(t, repeats - 1)]
                     spikes[f, t], final, pre_reset[f, t] = lif_step(i, final, threshold, leak)
         ctx.save_for_backward(membrane, threshold, leak, start, pre_reset)
         ctx.repeats, ctx.surrogate = repeats, surrogate
+        ctx.set_materialize_grads(False)
         return spikes, final
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_spikes: Tensor, grad_final: Tensor) -> Any:
+    def backward(ctx: Any, grad_spikes: Tensor | None, grad_final: Tensor | None) -> Any:
         membrane, threshold, leak, start, pre_reset = ctx.saved_tensors
-        frames, _, batch, neurons = pre_reset.shape
-        shape = (frames, ctx.repeats, batch, neurons)
+        shape = (len(pre_reset), ctx.repeats, *membrane.shape)
         kind, learned = ctx.surrogate.kind, any(ctx.needs_input_grad[2:4])
-        if _fused(pre_reset) and kind in SHIPPED:
+        if grad_spikes is None:
+            grad_spikes = torch.zeros_like(pre_reset)
+        grad = torch.zeros_like(membrane, memory_format=torch.contiguous_format)
+        if grad_final is not None:
+            grad.copy_(grad_final)
+        if _fused(pre_reset) and kind in IN_KERNELS:
             from snn_rl.core import kernels
 
-            grad = grad_final.clone(memory_format=torch.contiguous_format)
-            grad_threshold = torch.zeros(neurons, dtype=torch.float64)
-            grad_leak = torch.zeros(neurons, dtype=torch.float64)
+            summed = threshold.shape if learned else (0,)
+            grad_threshold = torch.zeros(summed, dtype=torch.float64)
+            grad_leak = torch.zeros(summed, dtype=torch.float64)
             grad_current = pre_reset.new_empty(shape)
             backward: Any = kernels.lif_backward
             backward(
-                *_arrays(grad_spikes, grad, pre_reset, membrane, threshold, leak, start),
-                kernels.TRIANGLE if kind == "triangle" else kernels.ARCTAN,
+                *_flat(3, grad_spikes), *_flat(1, grad), *_flat(3, pre_reset),
+                *_flat(1, membrane), *_flat(0, threshold, leak), *_flat(1, start),
+                IN_KERNELS.index(kind),
                 pre_reset.numpy().dtype.type(ctx.surrogate.gamma),
-                *_arrays(grad_current, grad_threshold, grad_leak),
-                learned,
-            )
+                *_flat(3, grad_current), *_flat(0, grad_threshold, grad_leak), learned,
+            )  # fmt: skip
         else:
             grad_current = pre_reset.new_zeros(shape)
-            grad, grad_threshold, grad_leak = _backward(ctx, grad_spikes, grad_final, grad_current)
+            grad, grad_threshold, grad_leak = _backward(ctx, grad_spikes, grad, grad_current)
         return (
             grad_current,
             grad,
@@ -227,12 +238,20 @@ def _backward(
                 before = post_reset[f, t - 1]
             else:
                 before = post_reset[f - 1, -1] if f > 0 else membrane
-                before = before.masked_fill(start[f][:, None], 0)
+                before = _begun(before, start[f])
             grad_leak += (grad * before).sum(0)
             grad = grad * leak
-        grad = grad.masked_fill(start[f][:, None], 0)
+        grad = _begun(grad, start[f])
     return grad, grad_threshold, grad_leak
 
 
-def _arrays(*tensors: Tensor) -> list[Any]:
-    return [tensor.detach().contiguous().numpy() for tensor in tensors]
+def _begun(values: Tensor, start: Tensor) -> Tensor:
+    """Values [B, *N] with zeros in the rows that begin anew."""
+    return values.masked_fill(start.view(-1, *[1] * (values.dim() - 1)), 0)
+
+
+def _flat(kept: int, *tensors: Tensor) -> list[Any]:
+    """As contiguous arrays, all axes but the first `kept` in one."""
+    return [
+        tensor.detach().contiguous().numpy().reshape(*tensor.shape[:kept], -1) for tensor in tensors
+    ]

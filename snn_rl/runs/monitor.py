@@ -113,9 +113,11 @@ class Records:
         self.file: TextIO | None = None
         self.writer: SummaryWriter | None = None
         self.stage = ""
+        self.now, self.drawn = -1, set[str]()  # TensorBoard's scalars of the newest moment
 
     def add(self, line: Mapping[str, Any], scalars: Mapping[str, float]) -> None:
-        """A line, with `stage` and the clock's entry, and values for TensorBoard."""
+        """A line, with `stage` and the clock's entry, and values for TensorBoard, which draws each
+        once at a moment."""
         if self.file is None:
             self.file = self._open(line)
         self.file.write(json.dumps(line) + "\n")
@@ -124,10 +126,15 @@ class Records:
         if self.writer is None or line["stage"] != self.stage:
             if self.writer is not None:
                 self.writer.close()
-            self.stage = line["stage"]
+            self.stage, self.now = line["stage"], -1
             self.writer = SummaryWriter(self.folder / TENSORBOARD / self.stage, purge_step=now)
+        if now != self.now:
+            self.now, self.drawn = now, set()
         for name, value in scalars.items():
-            self.writer.add_scalar(name, value, now)
+            if name not in self.drawn:
+                self.writer.add_scalar(name, value, now)
+        self.drawn |= scalars.keys()
+        self.writer.flush()  # whoever is killed loses none
 
     def close(self) -> None:
         """Flush and close the files."""

@@ -8,6 +8,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from snn_rl.conversion.temporal_pruning import even_split, schedule
+from snn_rl.core.operations import Granularity
+from snn_rl.core.surrogates import Shipped
 from snn_rl.support.settings import Section, read_yaml, validate
 
 ANN, PRUNED = "ann", "pruned"
@@ -20,16 +22,16 @@ Dataset = Literal["cifar10", "cifar100", "tiny-imagenet", "imagenet", "folder"]
 class NeuronConfig(Section):
     """The LIF neurons and how conversion initialises them (the paper's by default)."""
 
-    threshold: Literal["layer", "channel", "neuron"] = "layer"
+    threshold: Granularity = "layer"
     """one trainable threshold per layer, channel or neuron"""
-    leak: Literal["layer", "channel", "neuron"] = "layer"
+    leak: Granularity = "layer"
     """one trainable leak per layer, channel or neuron"""
     percentile: float = Field(default=90.0, gt=0, le=100)
     """of the positive membranes on training images: the starting threshold"""
-    surrogate: Literal["triangle", "arctan"] = "triangle"
+    surrogate: Shipped = "triangle"
     """triangle is the paper's"""
     gamma: float | None = Field(default=None, gt=0)
-    """height of the triangle (unset: 0.3), or steepness of the arctan (unset: 2)"""
+    """height of the triangle, or steepness of the arctan; unset: the surrogate's own default"""
     calibration: int = Field(default=256, gt=0)
     """training images that thresholds are balanced on"""
 
@@ -156,8 +158,9 @@ class VisionConfig(Section):
     """whose logits a spiking stage distils, where spiking.distill is above 0"""
     ann_from: str | None = None
     """folder of a trained ANN to convert instead of training one"""
-    validation: int = Field(default=5000, gt=0)
-    """training images held out to choose the weights of a stage; never the test set"""
+    validation: int | float = Field(default=5000, gt=0)
+    """training images held out to choose the weights of a stage, or a share of them below 1; never
+    the test set"""
     train_limit: int | None = Field(default=None, gt=0)
     """train on so many images only (to try things out)"""
     ann: StageConfig = StageConfig()
@@ -179,6 +182,8 @@ class VisionConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> VisionConfig:
+        if isinstance(self.validation, float) and self.validation >= 1:
+            raise ValueError("validation is a whole number of images, or a share below 1")
         if self.binary and (self.direct or self.ann_from or self.budget):
             raise ValueError("a binary network is trained as such: leave out direct, ann_from")
         if self.budget is not None and self.spiking.epochs_at:

@@ -55,11 +55,16 @@ class Result:
     """A trained stage: the network to keep, snapped to its grid, and how it came about."""
 
     network: Network
-    validation: float
+    validation: float | None
+    """accuracy, 0 to 1; None of a stage that was interrupted before its first validation"""
     epochs: int
     updates: int
     seconds: float
     interrupted: bool
+
+
+class Stopped(Exception):
+    """An update was given up."""
 
 
 class StageTrainer:
@@ -128,7 +133,11 @@ class StageTrainer:
         began, before = time.monotonic(), self.seconds
         while self.epoch < self.plan.epochs:
             for images, labels in self.batches.of_epoch(self.epoch, self.done):
-                self._update(images, labels)
+                try:
+                    self._update(images, labels)
+                except Stopped:
+                    self._save()
+                    return True
                 self.seconds = before + time.monotonic() - began
                 self.monitor.progress(self._progress())
                 if self.process.any(self.monitor.should_stop()):
@@ -136,11 +145,22 @@ class StageTrainer:
                     return True
                 if self.saver.due():
                     self._save()
-            if self.done == self.batches.per_epoch:
-                self._finish_epoch()
+            if self.done == self.batches.per_epoch and not self._finish_epoch():
+                self._save()
+                return True
         return False
 
     def _update(self, images: Tensor, labels: Tensor) -> None:
+        """Learn from a batch. Raises Stopped, all as it was before, if the monitor asks to stop."""
+        statistics = [buffer.clone() for buffer in self.network.buffers()]
+        try:
+            self._learn(images, labels)
+        except Stopped:
+            for buffer, before in zip(self.network.buffers(), statistics, strict=True):
+                buffer.copy_(before)
+            raise
+
+    def _learn(self, images: Tensor, labels: Tensor) -> None:
         config = self.plan.config
         torch.manual_seed(self.batches.update_seed(self.epoch, self.done))  # dropout
         set_rate(self.optimizer, rate_factor(config, self.updates / self.total_updates))
@@ -171,10 +191,27 @@ class StageTrainer:
     def _logits(self, images: Tensor) -> Tensor:
         state = self.network.initial_state(len(images))
         output, _ = self.parallel(
-            images[None], state, timesteps=self.plan.timesteps, carry_membrane=False
+            images[None],
+            state,
+            timesteps=self.plan.timesteps,
+            carry_membrane=False,
+            on_value=self._heed,
         )
         logits: Tensor = output[0]
         return logits
+
+    def _heed(self, _: str, value: Tensor) -> None:
+        """Between two layers, forward and backward: an update of a large network takes minutes.
+        Several processes finish theirs, since each waits for the others."""
+
+        def stop(_: Tensor | None = None) -> None:
+            if self.monitor.should_stop():
+                raise Stopped
+
+        if self.process.world == 1:
+            stop()
+            if value.requires_grad:
+                value.register_hook(stop)  # type: ignore[no-untyped-call]
 
     def _teacher_logits(self, images: Tensor) -> Tensor | None:
         if self.teacher is None or self.plan.teacher is None:
@@ -182,15 +219,26 @@ class StageTrainer:
         with torch.no_grad():
             return classify(self.teacher, images, self.plan.teacher.timesteps).float()
 
-    def _finish_epoch(self) -> None:
-        """Validate the network as it would be saved, in training's precision; keep the best."""
+    def _finish_epoch(self) -> bool:
+        """Validate the network as it would be saved, in training's precision; keep the best.
+
+        False if the monitor asked to stop before: then the epoch is still to be finished.
+        """
         progress = self._progress()
         self.process.share_buffers(self.network)
         averaged = self.average.applied(self.network)
         steps = self.plan.timesteps
+        validation = self.data.validation
         found = evaluate(
-            deployed(averaged, steps), self.data.validation, steps, self.process, mixed=True
+            deployed(averaged, steps),
+            validation,
+            steps,
+            self.process,
+            mixed=True,
+            stopped=self.monitor.should_stop,
         )
+        if found.images < len(validation.labels):
+            return False
         self.epoch, self.done = self.epoch + 1, 0
         self.sums.zero_()
         self.last_accuracy = found.accuracy
@@ -198,6 +246,7 @@ class StageTrainer:
             self.best_accuracy = found.accuracy
             self.best = {k: v.detach().clone() for k, v in averaged.state_dict().items()}
         self.monitor.validated(progress, found)
+        return True
 
     def _progress(self) -> Progress:
         seen, correct, loss = self.sums.tolist()
@@ -219,9 +268,10 @@ class StageTrainer:
         if self.best is not None:
             network.load_state_dict(self.best)
         network = deployed(network, self.plan.timesteps)
-        accuracy = self.best_accuracy
+        accuracy = None if self.best is None else self.best_accuracy
         # What is saved runs in float32, and is scored once more where training did not.
-        if self.best is None or self.process.precision != torch.float32:
+        exact = self.best is not None and self.process.precision == torch.float32
+        if not (exact or interrupted):
             accuracy = evaluate(
                 network, self.data.validation, self.plan.timesteps, self.process
             ).accuracy
