@@ -215,8 +215,6 @@ class Agent:
         if not self._looks.over:
             self._looks.observe(array.shape, frames, start | fresh)
         q, state = self.actor.q_values(frames, state, start)
-        if not np.isfinite(q).all():
-            raise SnnRlError("the agent's Q-values are not finite: no action can be chosen by them")
         return (q[0] if single else q), state
 
     def predict(

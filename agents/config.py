@@ -9,7 +9,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from snn_rl.agents.seeds import BLOCKS, VALIDATIONS
+from snn_rl.conversion.options import Kind
 from snn_rl.conversion.temporal_pruning import schedule
+from snn_rl.core.operations import Granularity
+from snn_rl.core.surrogates import Shipped
 from snn_rl.envs.games import UnsupportedEnvironment, atari_game
 from snn_rl.errors import ConfigError, SnnRlError
 from snn_rl.inference.checks import MOST_TIMESTEPS
@@ -19,12 +22,12 @@ from snn_rl.support.settings import Section, merge, read_yaml, shipped, shipped_
 class NeuronConfig(Section):
     """The neurons and how conversion initialises them."""
 
-    kind: Literal["lif", "adaptive"] = "lif"
+    kind: Kind = "lif"
     """leaky integrate-and-fire, or the same with a threshold that every spike raises; only torch
     runs the second"""
-    threshold: Literal["layer", "channel", "neuron"] = "layer"
+    threshold: Granularity = "layer"
     """one trainable threshold per layer, channel or neuron"""
-    leak: Literal["layer", "channel", "neuron"] = "neuron"
+    leak: Granularity = "neuron"
     """one trainable leak per layer, channel or neuron"""
     leak_low: float = Field(default=0.02, ge=0, le=1)
     """what membranes keep from frame to frame (leak ** timesteps) starts spread from here ..."""
@@ -40,10 +43,10 @@ class NeuronConfig(Section):
     """one percentile per layer, or per channel (of mean inputs), for use without training"""
     start: float = 0.0
     """thresholds that membranes begin with: 0, or 0.5 for use without training"""
-    surrogate: Literal["triangle", "arctan"] = "arctan"
+    surrogate: Shipped = "arctan"
     """triangle is the paper's; the arctan's wider slope learns faster from rewards"""
     gamma: float | None = Field(default=None, gt=0)
-    """height of the triangle (unset: 0.3), or steepness of the arctan (unset: 2)"""
+    """height of the triangle, or steepness of the arctan; unset: the surrogate's own default"""
 
     @model_validator(mode="after")
     def _consistent(self) -> NeuronConfig:
@@ -75,6 +78,9 @@ class LearnerConfig(Section):
     """environment steps before the first update"""
     overlap: bool = False
     """play the next roll-out while the updates after the last one are made, on a second core"""
+    on_grid: bool = False
+    """roll-outs play the network as it would be saved, its weights on their grid: a spiking one is
+    then event-driven where that is faster, with the same membranes as in torch"""
     updates: int = Field(default=8, gt=0)
     """gradient steps after each roll-out (which they share out, by environment, if replay is 0)"""
     batch: int = Field(default=256, gt=0)
@@ -279,8 +285,8 @@ def read_config(path: Path) -> TrainConfig:
     return make_config(read_yaml(path), str(path))
 
 
-def with_preset(given: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
-    """Settings on top of those shipped for their "env" and "stack": configs/<env>.yaml; for other
+def with_preset(settings: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
+    """`settings` on top of those shipped for their "env" and "stack": configs/<env>.yaml; for other
     Atari games, and for any that is seen in several frames, Atari.yaml and Atari-stacked.yaml.
 
     Args:
@@ -289,9 +295,9 @@ def with_preset(given: Mapping[str, Any], name: str | None = None) -> dict[str, 
     Raises:
         ConfigError: the environment has no preset of this name.
     """
-    env_id = str(given.get("env", ""))
+    env_id = str(settings.get("env", ""))
     return merge(
-        _named(env_id, name) if name else _preset(env_id, given.get("stack", 1) != 1), given
+        _named(env_id, name) if name else _preset(env_id, settings.get("stack", 1) != 1), settings
     )
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class Course:
+class GameEvents:
     """What happens in one game from its first reward on, or in all of it if there is none.
 
     Attributes:
@@ -36,6 +36,6 @@ class Course:
         self.frames += 1
 
 
-def count_distinct(games: Iterable[Course]) -> int:
-    """Number of different courses."""
+def count_distinct(games: Iterable[GameEvents]) -> int:
+    """Number of different games."""
     return len({(game.scored, *game.events) for game in games})

@@ -22,7 +22,7 @@ from snn_rl.agents.conditions import (
     tell_of_limit,
     trained_in,
 )
-from snn_rl.agents.distinct import Course, count_distinct
+from snn_rl.agents.distinct import GameEvents, count_distinct
 from snn_rl.agents.seeds import evaluation_seeds, validation_seeds
 from snn_rl.energy.report import energy_report
 from snn_rl.envs import atari_game, count_no_ops, falls, has_table
@@ -110,7 +110,7 @@ def evaluate(
         state, start = actor.initial_state(count), np.ones(count, np.bool_)
         actions, cut = np.zeros(count, np.int64), np.zeros(count, np.bool_)
         rewards, lengths = np.zeros(count), np.zeros(count, np.int64)
-        games = [Course(points_only=atari_game(env_id) is not None) for _ in seeds]
+        games = [GameEvents(points_only=atari_game(env_id) is not None) for _ in seeds]
         told = time.monotonic()
         while len(playing) and (limit is None or lengths.max() < limit):
             if should_stop():

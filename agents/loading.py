@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
@@ -18,11 +17,12 @@ from snn_rl.inference.choice import MANY, RULE, weigh
 from snn_rl.inference.engine import EventEngine
 from snn_rl.inference.lowering import lower
 from snn_rl.inference.observation import ObservationPipeline, pipeline_from_dict
+from snn_rl.runs.shipped import Zoo
 
 if TYPE_CHECKING:
     from snn_rl.core.network import Network
 
-ZOO = "zoo:"
+AGENTS = Zoo.of("snn_rl.agents", "agent")
 log = logging.getLogger(__name__)
 Wanted = Literal["auto", "event", "torch"]
 
@@ -171,36 +171,13 @@ def _check_fit(
 
 def zoo() -> list[str]:
     """Names of the shipped agents, e.g. "CartPole-v1/T1"."""
-    root = _zoo_folder()
-    return sorted(str(card.parent.relative_to(root).as_posix()) for card in root.rglob(reader.CARD))
+    return AGENTS.names()
 
 
 def find_agent(source: str | Path) -> Path:
-    """Folder of an agent given by path or as "zoo:<env>/<stage>".
+    """Folder of an agent by path or as "zoo:<env>/<stage>".
 
     Raises:
         CheckpointError: there is none; names what there is.
     """
-    text = str(source)
-    if not text.startswith(ZOO):
-        folder = Path(source)
-        if folder.name == reader.CARD:
-            folder = folder.parent
-        if not folder.exists():
-            raise CheckpointError(f"no agent at {folder}: there is no such folder")
-        stages = sorted(card.parent.name for card in folder.glob(f"[!.]*/{reader.CARD}"))
-        if stages and not (folder / reader.CARD).exists():
-            named = ", ".join(str(folder / stage) for stage in stages)
-            raise CheckpointError(f"{folder} is a run: name one of its stages, {named}")
-        return folder
-    name, known = text.removeprefix(ZOO), zoo()
-    if stages := [f"{ZOO}{agent}" for agent in known if agent.startswith(f"{name}/")]:
-        raise CheckpointError(f"{text} has several stages: name one of them, {', '.join(stages)}")
-    if name not in known:
-        listed = ", ".join(known) or "none"
-        raise CheckpointError(f"the zoo has no agent {name!r}; it holds {listed}")
-    return _zoo_folder() / name
-
-
-def _zoo_folder() -> Path:
-    return Path(str(resources.files("snn_rl.agents"))) / "zoo"
+    return AGENTS.find(source)

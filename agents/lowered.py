@@ -1,15 +1,31 @@
-"""A policy that torch trains, run by the event-driven engine where that pays: for validation."""
+"""A policy that torch trains, on its grid and run by the event-driven engine where that pays: for
+validation, and for roll-outs that ask for it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from snn_rl.agents.acting import Actor, EventPolicy
 from snn_rl.agents.policy import Policy
+from snn_rl.core.grid import snap
 from snn_rl.errors import CheckpointError, EngineError
 from snn_rl.inference.choice import weigh
 from snn_rl.inference.engine import EventEngine
 from snn_rl.inference.lowering import lower
+
+
+def on_grid(
+    policy: Policy,
+    batch: int,
+    rates: Mapping[str, float] | None = None,
+    changed: float | None = None,
+) -> tuple[Policy, Actor]:
+    """A copy of the policy as it would be saved, and what runs it; see `fastest`."""
+    network = policy.network.clone()
+    exponents = snap(network, policy.timesteps)
+    copied = replace(policy, network=network)
+    return copied, fastest(copied, exponents, batch, rates, changed)
 
 
 def fastest(

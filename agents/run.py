@@ -222,8 +222,8 @@ class Run:
 
     def _env_kwargs(self) -> dict[str, Any]:
         """As the card has them: nothing where there are none."""
-        given = dict(self.config.env_kwargs)
-        return {"env_kwargs": given} if given else {}
+        kwargs = dict(self.config.env_kwargs)
+        return {"env_kwargs": kwargs} if kwargs else {}
 
     def _validated(self) -> dict[str, int]:
         """Which games chose the weights: see `validation_seeds`."""

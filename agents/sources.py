@@ -19,12 +19,12 @@ from snn_rl.support.settings import merge
 
 
 def settings_for(
-    given: Mapping[str, Any], preset: str | None = None, base: Mapping[str, Any] | None = None
+    wanted: Mapping[str, Any], preset: str | None = None, base: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Settings of a run: preset, then what the imported agent it starts from needs, then `given`.
+    """Settings of a run: preset, then what the imported agent it starts from needs, then `wanted`.
 
     Args:
-        given: what the user asks for.
+        wanted: what the user asks for.
         preset: another preset of the environment than its first one.
         base: settings in place of a preset (a configuration file): they are the user's, too.
 
@@ -32,7 +32,7 @@ def settings_for(
         ConfigError: the environment has no preset of this name.
         CheckpointError: there is no such agent to start from.
     """
-    asked = merge(base or {}, given)
+    asked = merge(base or {}, wanted)
     asked = merge(imported_settings(asked.get("start")), asked)
     return asked if base is not None else with_preset(asked, preset)
 

@@ -26,9 +26,11 @@ import numpy as np
 import torch
 
 from snn_rl.agents.bench import act, onnx_ann
+from snn_rl.agents.exchange.export import recipe_of
+from snn_rl.agents.exchange.recording import record
 from snn_rl.agents.loading import load_agent, zoo
-from snn_rl.exchange.c_files import recipe_of, self_test, write_c
-from snn_rl.exchange.golden import Trace, record
+from snn_rl.exchange.c_files import self_test, write_c
+from snn_rl.exchange.golden import Trace
 from snn_rl.runs.provenance import processor, processor_flags
 
 COMPILERS = ("gcc", "clang")

@@ -188,10 +188,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", action="append", help="part of an id; may be repeated")
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
-    given = parser.parse_args()
-    generator, failed = np.random.default_rng(given.seed), 0
+    options = parser.parse_args()
+    generator, failed = np.random.default_rng(options.seed), 0
     for case in CASES:
-        if given.only and not any(part in case.env for part in given.only):
+        if options.only and not any(part in case.env for part in options.only):
             continue
         with tempfile.TemporaryDirectory() as folder:
             try:

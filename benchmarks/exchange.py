@@ -32,6 +32,8 @@ from snn_rl.agents.calibration import play_for_calibration
 from snn_rl.agents.conditions import Conditions
 from snn_rl.agents.dqn.validation import Task
 from snn_rl.agents.evaluation import evaluate_agent
+from snn_rl.agents.exchange.export import export
+from snn_rl.agents.exchange.sb3 import from_sb3
 from snn_rl.agents.loading import load_agent, zoo
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.seeds import evaluation_seeds
@@ -39,8 +41,6 @@ from snn_rl.conversion.convert import convert
 from snn_rl.conversion.options import NeuronOptions
 from snn_rl.core.grid import snap
 from snn_rl.core.operations import PIXEL_UNIT
-from snn_rl.exchange.export import export
-from snn_rl.exchange.sb3 import from_sb3
 
 TEACHER, HOME_TRIALS = "zoo:PongNoFrameskip-v4/teacher2", 60
 RL_ZOO: dict[str, Any] = {
@@ -204,14 +204,14 @@ def main() -> None:
     sub.add_argument("--agent", required=True)
     sub.add_argument("--trials", type=int, default=20)
     sub.add_argument("--timesteps", type=int, nargs="*", default=[1, 2, 4, 8, 16, 32, 64, 128, 256])
-    given = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    if given.command == "exports":
-        exports(given.to, given.frames, given.agent)
-    elif given.command == "untrained":
-        untrained(given.agent, given.trials, given.timesteps)
+    if options.command == "exports":
+        exports(options.to, options.frames, options.agent)
+    elif options.command == "untrained":
+        untrained(options.agent, options.trials, options.timesteps)
     else:
-        (cartpole if given.command == "cartpole" else teacher2)(given.out)
+        (cartpole if options.command == "cartpole" else teacher2)(options.out)
 
 
 if __name__ == "__main__":

@@ -325,8 +325,8 @@ def main() -> None:
     parser.add_argument("--agents", type=int, default=2000)
     parser.add_argument("--runs", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    wrong = fuzz(given.agents, given.runs, given.seed)
+    options = parser.parse_args()
+    wrong = fuzz(options.agents, options.runs, options.seed)
     sys.stdout.write("".join(f"{text}\n" for text in wrong))
     sys.exit(bool(wrong))
 

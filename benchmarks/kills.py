@@ -164,17 +164,17 @@ def main() -> None:
     parser.add_argument("--only", choices=RUNS)
     parser.add_argument("--bursts", type=float, default=300, help="seconds of bursts, of each kind")
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    generator = np.random.default_rng(given.seed)
-    kinds = [given.only] if given.only else list(RUNS)
+    options = parser.parse_args()
+    generator = np.random.default_rng(options.seed)
+    kinds = [options.only] if options.only else list(RUNS)
     with tempfile.TemporaryDirectory() as place:
         draw_images(Path(place) / "images")
         for kind in kinds:
-            kills = -(-given.kills // len(kinds))
+            kills = -(-options.kills // len(kinds))
             sys.stdout.write(kill_at_random(Path(place), kind, kills, generator) + "\n")
             sys.stdout.flush()
-        for kind in [kind for kind in kinds if given.bursts and kind != "overlapped"]:
-            sys.stdout.write(burst(Path(place), kind, given.bursts) + "\n")
+        for kind in [kind for kind in kinds if options.bursts and kind != "overlapped"]:
+            sys.stdout.write(burst(Path(place), kind, options.bursts) + "\n")
             sys.stdout.flush()
 
 

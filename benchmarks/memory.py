@@ -65,9 +65,9 @@ class Variant:
     base: str | None = None
 
 
-def variants(timesteps: Sequence[int], given: Sequence[str] = ()) -> dict[str, Variant]:
+def variants(timesteps: Sequence[int], agents: Sequence[str] = ()) -> dict[str, Variant]:
     """All variants of a chain with these timesteps, and those that agents are given for."""
-    named = [match for name in given if (match := re.fullmatch(r"T(\d+) carried", name))]
+    named = [match for name in agents if (match := re.fullmatch(r"T(\d+) carried", name))]
     carried = sorted({*timesteps, *(int(match[1]) for match in named)}, reverse=True)
     listed = [
         Variant("teacher", "teacher"),
@@ -79,7 +79,7 @@ def variants(timesteps: Sequence[int], given: Sequence[str] = ()) -> dict[str, V
         *(Variant(f"T{t} trained without carry", "uncarried", f"T{t}") for t in timesteps),
     ]
     found = {variant.name: variant for variant in listed}
-    return found | {name: Variant(name) for name in given if name not in found}
+    return found | {name: Variant(name) for name in agents if name not in found}
 
 
 def condition(text: str) -> dict[str, Any]:
@@ -108,13 +108,13 @@ class Seed:
     Attributes:
         settings: preset, overrides and training condition.
         named: a saved agent as the teacher, or None for the preset's own.
-        given: trained agents by the name of the variant that they stand for.
+        agents: trained agents by the name of the variant that they stand for.
     """
 
     study: Study
     settings: dict[str, Any]
     named: str | None
-    given: dict[str, str]
+    agents: dict[str, str]
 
     @property
     def number(self) -> int:
@@ -160,7 +160,7 @@ class Seed:
 
     def known(self) -> dict[str, Variant]:
         """All variants by name."""
-        return variants(self.config().stages(), list(self.given))
+        return variants(self.config().stages(), list(self.agents))
 
     def trained(self, variant: Variant) -> Variant:
         """Itself, or the variant whose agent it is."""
@@ -171,7 +171,7 @@ class Seed:
         variant = self.trained(variant)
         teacher = self.teacher()
         needed = [teacher] if teacher else []
-        if variant.name in self.given:
+        if variant.name in self.agents:
             return []
         if variant.run in ("teacher", "gru"):
             return needed
@@ -183,8 +183,8 @@ class Seed:
         if variant.base is not None:
             agent, steps = self.agent(self.trained(variant))
             return agent.with_options(carry_membrane=False), steps
-        if variant.name in self.given:
-            return load_agent(self.given[variant.name]), None
+        if variant.name in self.agents:
+            return load_agent(self.agents[variant.name]), None
         if variant.run == "teacher":
             agent = load_agent(self.labeller())
             return agent, steps_of(agent)
@@ -211,7 +211,7 @@ class Seed:
                 "seed": self.number,
                 "trials": trials,
                 "max_frames": max_frames,
-                "agent": self.given.get(variant.base or variant.name),
+                "agent": self.agents.get(variant.base or variant.name),
                 "steps": steps,
                 "teacher": self._teacher_name(agent.card.get("teacher")),
             }
@@ -257,7 +257,7 @@ def report(rows: Sequence[Row], env: str, trained_under: str) -> str:
     return f"{env}, trained under: {trained_under}. {seeds_line(rows)}\n\n{table(header, lines)}\n"
 
 
-def given_agents(pairs: Sequence[str]) -> dict[str, str]:
+def named_agents(pairs: Sequence[str]) -> dict[str, str]:
     """Agents by variant from NAME=PATH texts."""
     for pair in pairs:
         if not all(pair.partition("=")):
@@ -268,17 +268,17 @@ def given_agents(pairs: Sequence[str]) -> dict[str, str]:
 def main(options: argparse.Namespace) -> None:
     """Train and evaluate what was asked for."""
     study = Study(Path(options.out).resolve(), "memory", ("variant", "condition"))
-    given = given_agents(options.agent)
+    agents = named_agents(options.agent)
     under = condition(options.train_under)
     conditions = list(dict.fromkeys(options.conditions))
     for name in conditions:
         condition(name)
     seeds = [
-        Seed(study, merge(base, under), options.teacher, given)
+        Seed(study, merge(base, under), options.teacher, agents)
         for base in settings_by_seed(options)
     ]
     known = seeds[0].known()
-    asked = None if options.variants is None else [*options.variants, *given]
+    asked = None if options.variants is None else [*options.variants, *agents]
     wanted = [known[name] for name in chosen(asked, list(known), "variant")]
     study.train([c for s in seeds for v in wanted for c in s.cells(v)], options)
     for seed in seeds:

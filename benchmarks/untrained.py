@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from comparing import run_script, say
 
-from snn_rl.agents.calibration import play
+from snn_rl.agents.calibration import play_frames
 from snn_rl.agents.conditions import Conditions
 from snn_rl.agents.dqn.rollout import Exploration
 from snn_rl.agents.dqn.validation import Task
@@ -31,7 +31,7 @@ from snn_rl.support.markdown import table
 from snn_rl.vision.classifier import load_classifier
 from snn_rl.vision.datasets import load_data
 from snn_rl.vision.evaluation import evaluate as evaluate_images
-from snn_rl.vision.hardware import Hardware
+from snn_rl.vision.process import Process
 from snn_rl.vision.scoring import settings_of
 
 GAMES, FRAMES, EPSILON = 8, 64, 0.05
@@ -82,7 +82,7 @@ def _agent(source: str, trials: int) -> tuple[Network, Calibration, Scorer]:
     policy = agent.policy
     conditions = Conditions(maxpool=agent.maxpool)
     task = Task(agent.env_id, agent.pipeline, agent.num_actions, 0, conditions)
-    calibration = play(policy, None, task, 0, Exploration(EPSILON, 0.0), GAMES, FRAMES)
+    calibration = play_frames(policy, None, task, 0, Exploration(EPSILON, 0.0), GAMES, FRAMES)
 
     def score(network: Network, timesteps: int) -> str:
         actor = Policy(network, timesteps, False, policy.privileged)
@@ -99,10 +99,10 @@ def _classifier(
     data = load_data(settings_of(folder, root))
     chosen = torch.randperm(len(data.train.labels), generator=torch.Generator().manual_seed(0))
     ((seen, _),) = data.train.batches([chosen[:CALIBRATION]])
-    hardware = Hardware()
+    process = Process()
 
     def score(network: Network, timesteps: int) -> str:
-        found = evaluate_images(network, data.test, timesteps, hardware, limit=images)
+        found = evaluate_images(network, data.test, timesteps, process, limit=images)
         return f"{100 * found.accuracy:.2f}"
 
     return load_classifier(folder).network, Calibration(seen[None]), score

@@ -125,16 +125,16 @@ class AtariVector(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         """
         if options:
             raise ValueError(f"Atari games take no reset options, but got {sorted(options)}")
-        given: Sequence[int | None]
+        chosen: Sequence[int | None]
         if seed is None or isinstance(seed, (int, np.integer)):
-            given = [None if seed is None else int(seed) + i for i in range(self.num_envs)]
+            chosen = [None if seed is None else int(seed) + i for i in range(self.num_envs)]
         else:
-            given = seed
-        if len(given) != self.num_envs:
-            raise ValueError(f"got {len(given)} seeds for {self.num_envs} environments")
-        if not all(s is None or 0 <= s < 2**31 for s in given):
-            raise ValueError(f"seeds are from 0 to 2**31 - 1, but got {given}")
-        for i, explicit in enumerate(given):
+            chosen = seed
+        if len(chosen) != self.num_envs:
+            raise ValueError(f"got {len(chosen)} seeds for {self.num_envs} environments")
+        if not all(s is None or 0 <= s < 2**31 for s in chosen):
+            raise ValueError(f"seeds are from 0 to 2**31 - 1, but got {chosen}")
+        for i, explicit in enumerate(chosen):
             if explicit is None:
                 self._episodes[i] += 1
             else:

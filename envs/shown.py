@@ -96,10 +96,10 @@ class Shown(gym.Wrapper[NDArray[Any], int, Any, Any]):
         return f"step {self.steps} of an episode" if self.steps else "reset()"
 
     def _odd(self, wanted: str, got: Any) -> UnsupportedEnvironment:
-        given = f"{got.dtype} {got.shape}" if isinstance(got, np.ndarray) else f"{got!r:.80}"
-        given = " ".join(given.split())
+        told = f"{got.dtype} {got.shape}" if isinstance(got, np.ndarray) else f"{got!r:.80}"
+        told = " ".join(told.split())
         return UnsupportedEnvironment(
-            f"{self.env_id} returned {given} in {self._where()}, where Gymnasium has "
+            f"{self.env_id} returned {told} in {self._where()}, where Gymnasium has "
             f"{' '.join(wanted.split())}"
         )
 

@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from snn_rl.agents.agent import Agent
     from snn_rl.agents.api import train
+    from snn_rl.agents.exchange.export import export
+    from snn_rl.agents.exchange.sb3 import from_sb3
+    from snn_rl.agents.exchange.torch_modules import from_torch
     from snn_rl.agents.loading import load_agent, zoo
     from snn_rl.agents.sweep.api import sweep
     from snn_rl.conversion.convert import Calibration, convert
@@ -28,9 +31,6 @@ if TYPE_CHECKING:
     from snn_rl.core.scan import lif_scan, lif_step
     from snn_rl.core.surrogates import Surrogate
     from snn_rl.errors import SnnRlError
-    from snn_rl.exchange.export import export
-    from snn_rl.exchange.sb3 import from_sb3
-    from snn_rl.exchange.torch_modules import from_torch
 
 __version__ = "0.2.0"
 
@@ -66,9 +66,9 @@ _HOME = {
     "NeuronOptions": "snn_rl.conversion.options",
     "convert": "snn_rl.conversion.convert",
     "SnnRlError": "snn_rl.errors",
-    "export": "snn_rl.exchange.export",
-    "from_sb3": "snn_rl.exchange.sb3",
-    "from_torch": "snn_rl.exchange.torch_modules",
+    "export": "snn_rl.agents.exchange.export",
+    "from_sb3": "snn_rl.agents.exchange.sb3",
+    "from_torch": "snn_rl.agents.exchange.torch_modules",
     "Network": "snn_rl.core.network",
     "LIF": "snn_rl.core.neuron",
     "Surrogate": "snn_rl.core.surrogates",

@@ -15,6 +15,7 @@ from short_runs import short
 from torch import Tensor, nn
 
 import snn_rl
+from snn_rl.agents.exchange.recording import exportable
 from snn_rl.conversion.convert import Calibration, convert
 from snn_rl.conversion.options import NeuronOptions
 from snn_rl.conversion.temporal_pruning import rescale_leaks
@@ -25,7 +26,6 @@ from snn_rl.core.state import LIFState, leaves
 from snn_rl.core.surrogates import Surrogate
 from snn_rl.energy.report import energy_report
 from snn_rl.errors import EngineError, SnnRlError
-from snn_rl.exchange.one_frame import one_frame
 
 FRAMES, BATCH, NEURONS = 4, 3, (2, 3)
 
@@ -217,7 +217,7 @@ def test_a_run_with_them_reaches_t1_is_saved_and_acts(tmp_path: Path) -> None:
     agent, trained = snn_rl.load_agent(folder), agents["T1"]
     assert agent.engine == "torch"
     with pytest.raises(SnnRlError, match=r"'hidden1'.*adaptive_lif"):
-        one_frame(agent)  # which every export to ONNX and torch.export begins with
+        exportable(agent).one_frame()  # which every export to ONNX and torch.export begins with
     with pytest.raises(SnnRlError, match=r"'hidden1'.*adaptive_lif"):
         snn_rl.export(agent, tmp_path / "a.c", to="c")
     assert not list(tmp_path.glob("a.*"))

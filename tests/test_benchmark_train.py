@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from snn_rl.agents.bench.interleaved import Pacer, Record, Turn, take_turns
+from snn_rl.agents.bench.interleaved import Measured, Pacer, Turn, take_turns
 from snn_rl.agents.bench.throughput import RIVAL, training_throughput
 from snn_rl.agents.config import make_config
 from snn_rl.errors import SnnRlError
@@ -59,7 +59,7 @@ def test_contenders_never_run_at_the_same_time(tmp_path: Path) -> None:
 
 def test_a_record_is_the_median_turn() -> None:
     turns = [Turn(2.0, 100, 10, 1.0), Turn(1.0, 100, 10, 0.2), Turn(4.0, 100, 10, 3.0)]
-    record = Record(turns, 0.0)
+    record = Measured(turns, 0.0)
     assert record.steps_per_second == 50.0
     assert record.update_ms == 100.0
 

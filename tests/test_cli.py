@@ -37,7 +37,8 @@ def test_training_writes_a_run(home: Path) -> None:
     run = run_of(home)
     assert [stage.name for stage in stages(run)] == ["ann", "T2", "T1"]
     assert load_agent(run / "T1").card["provenance"]["command"].startswith("snn-rl train --env")
-    assert (run / "metrics.jsonl").stat().st_size > 0
+    told = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert list(dict.fromkeys(line["stage"] for line in told)) == ["ann", "T2", "T1"]
 
 
 def test_progress_comes_as_plain_lines_without_a_terminal(home: Path) -> None:

@@ -22,7 +22,7 @@ from snn_rl.agents.config import (
 )
 from snn_rl.commands import training
 from snn_rl.errors import ConfigError
-from snn_rl.support.settings import merge, override, parse_overrides, read_yaml
+from snn_rl.support.settings import merge, override, parse_overrides, read_yaml, shipped_names
 
 PRESETS = sorted(
     file.name.removesuffix(".yaml")
@@ -287,8 +287,9 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
         read_yaml(tmp_path)
 
 
-def test_there_is_a_preset() -> None:
-    assert "CartPole-v1" in PRESETS
+def test_every_preset_of_the_repository_is_shipped() -> None:
+    files = {file.stem for file in (Path(__file__).parents[1] / "configs").glob("*.yaml")}
+    assert files == set(shipped_names()) >= {"CartPole-v1", *PRESETS}
 
 
 @pytest.mark.parametrize("name", PRESETS)

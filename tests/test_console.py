@@ -9,7 +9,8 @@ from rich.console import Console
 
 from snn_rl.agents.evaluation import Evaluation
 from snn_rl.agents.monitor import Progress
-from snn_rl.support.console import ConsoleMonitor, zoo_table
+from snn_rl.commands.progress import ConsoleMonitor
+from snn_rl.commands.tables import zoo_table
 
 
 def progress(stage: str, steps: int) -> Progress:

@@ -15,6 +15,7 @@ from untrained import untrained_agent
 
 import snn_rl
 from snn_rl.agents.agent import Agent
+from snn_rl.agents.exchange.export import Target
 from snn_rl.agents.loading import load_agent
 from snn_rl.agents.policy import Policy
 from snn_rl.conversion.convert import Calibration, convert
@@ -26,7 +27,6 @@ from snn_rl.core.neuron import lif_step
 from snn_rl.core.state import leaves
 from snn_rl.envs.observation import ObservationPipeline
 from snn_rl.errors import SnnRlError
-from snn_rl.exchange.export import Target
 from snn_rl.exchange.one_frame import OneFrame
 
 ALONE = NeuronOptions(threshold="channel", balance="channel", start=0.5, percentile=99.9)

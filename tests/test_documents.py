@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -54,6 +55,21 @@ def test_commands_have_the_options_shown(page: Path) -> None:
             name, command, rest = context.command.resolve_command(context, rest)  # type: ignore[attr-defined]
             context = command.make_context(name, rest, parent=context)
         assert not context.args, words
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.stem)
+def test_benchmarks_find_what_they_import(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if script.stem == "spikingjelly_vgg16":
+        pytest.importorskip("spikingjelly")
+    monkeypatch.syspath_prepend(str(script.parent))
+    runpy.run_path(str(script), run_name="imported")
+
+
+def test_the_pages_name_benchmarks_that_there_are() -> None:
+    pages = [*PAGES, ROOT / "benchmarks" / "README.md"]
+    named = {name for page in pages for name in re.findall(r"benchmarks/\w+\.py", page.read_text())}
+    assert len(named) > 5
+    assert not {name for name in named if not (ROOT / name).is_file()}
 
 
 def test_the_pages_show_commands() -> None:

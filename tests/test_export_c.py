@@ -19,11 +19,13 @@ from hypothesis import strategies as st
 from runtimes import compiler_or_skip
 
 import snn_rl
+from snn_rl.agents.exchange.export import recipe_of
+from snn_rl.agents.exchange.recording import record
 from snn_rl.core.network import Network
 from snn_rl.errors import SnnRlError
-from snn_rl.exchange.c_files import recipe_of, self_test, write_c
+from snn_rl.exchange.c_files import self_test, write_c
 from snn_rl.exchange.c_tables import Recipe
-from snn_rl.exchange.golden import Trace, record
+from snn_rl.exchange.golden import Trace
 from snn_rl.exchange.one_frame import OneFrame
 
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic")

@@ -18,6 +18,7 @@ from test_export_onnx import residual
 
 import snn_rl
 from snn_rl.agents.agent import Agent
+from snn_rl.agents.exchange.recording import exportable
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.qnetwork import mlp
 from snn_rl.conversion.convert import Calibration, convert
@@ -30,7 +31,6 @@ from snn_rl.errors import SnnRlError
 from snn_rl.exchange.golden import Trace, replay
 from snn_rl.exchange.nir_files import CLIP, DT, export_nir
 from snn_rl.exchange.norse_runtime import norse_step
-from snn_rl.exchange.one_frame import one_frame
 
 nir = runtime_or_skip("nir")
 
@@ -106,7 +106,7 @@ def test_the_graph_says_what_the_network_computes(
     make: Any, timesteps: int, tmp_path: Path
 ) -> None:
     network = residual(timesteps) if make is residual else make()
-    export_nir(agent_of(network, timesteps), tmp_path / "a.nir")
+    export_nir(exportable(agent_of(network, timesteps)), tmp_path / "a.nir")
     graph = nir.read(tmp_path / "a.nir")
     x, _ = networks.play(network, 12, 1, seed=1)
     start = network.initial_state(1)
@@ -124,7 +124,7 @@ def test_the_graph_says_what_the_network_computes(
 def test_pixels_count_as_the_environment_gives_them(tmp_path: Path) -> None:
     network = networks.cnn()
     shifted = seeing_from(network, 87)
-    export_nir(agent_of(shifted), tmp_path / "a.nir")
+    export_nir(exportable(agent_of(shifted)), tmp_path / "a.nir")
     x, _ = networks.play(shifted, 8, 1, seed=2)
     expected, _ = shifted(x, shifted.initial_state(1), timesteps=1, carry_membrane=True)
     found = subtracting(nir.read(tmp_path / "a.nir"), x[:, 0].numpy(), 8, 1)
@@ -135,7 +135,7 @@ def test_leaks_without_a_time_constant_are_counted(tmp_path: Path) -> None:
     network = networks.mlp()
     leaks: Any = network.layers["lif1"]
     leaks.leak.data[:4] = torch.tensor([0.0, 1.0, 1.0, 0.5])
-    remarks = export_nir(agent_of(network), tmp_path / "a.nir")
+    remarks = export_nir(exportable(agent_of(network)), tmp_path / "a.nir")
     assert "reset by subtraction" in remarks[0] and remarks[1].startswith("2 leaks of exactly 1")
     graph = nir.read(tmp_path / "a.nir")
     node = graph.nodes["lif1"]
@@ -143,7 +143,7 @@ def test_leaks_without_a_time_constant_are_counted(tmp_path: Path) -> None:
     np.testing.assert_array_equal(recomputed, [0, 1 - CLIP, 1 - CLIP, 0.5])
     assert np.isfinite(node.r).all() and (node.tau_syn == DT).all()
     assert "subtraction" in str(graph.metadata["reset"])
-    assert len(export_nir(agent_of(networks.cnn()), tmp_path / "b.nir")) == 1
+    assert len(export_nir(exportable(agent_of(networks.cnn())), tmp_path / "b.nir")) == 1
 
 
 def test_refusals(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_refusals(tmp_path: Path) -> None:
         snn_rl.export(ann, tmp_path / "a.nir", "nir")
     padded = seeing_from(residual(1), 9)
     with pytest.raises(SnnRlError, match="'conv1' pads pixels"):
-        export_nir(agent_of(padded), tmp_path / "a.nir")
+        export_nir(exportable(agent_of(padded)), tmp_path / "a.nir")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -181,7 +181,7 @@ def played(network: Network, frames: int) -> Trace:
     state = network.initial_state(1)
     begun = [t.numpy() for t in leaves(state)]
     q, state = network(x, state, starts, timesteps=1, carry_membrane=True)
-    names = one_frame(agent_of(network)).state_names
+    names = exportable(agent_of(network)).one_frame().state_names
     before, after = (
         dict(zip(names, arrays, strict=True))
         for arrays in (begun, [t.numpy() for t in leaves(state)])
@@ -194,8 +194,10 @@ def test_norse_sees_stacked_frames(make: Any, tmp_path: Path) -> None:
     runtime_or_skip("norse")
     network = make(stack=3)
     agent = agent_of(network)
-    export_nir(agent, tmp_path / "a.nir")
-    found = replay(played(network, 200), norse_step(tmp_path / "a.nir", one_frame(agent)))
+    export_nir(exportable(agent), tmp_path / "a.nir")
+    found = replay(
+        played(network, 200), norse_step(tmp_path / "a.nir", exportable(agent).one_frame())
+    )
     assert found.same_actions >= 198 and found.state_error < 0.01, str(found)
 
 
@@ -209,7 +211,7 @@ def test_spikingjelly_acts_alike(tmp_path: Path) -> None:
     x = torch.randn(200, 1, 4, generator=torch.Generator().manual_seed(0))
     options = NeuronOptions(leak_low=0.5, leak_high=0.5)
     network = convert(ann, Calibration(x), timesteps=3, carry_membrane=True, options=options)
-    export_nir(agent_of(network.eval(), 3), tmp_path / "a.nir")
+    export_nir(exportable(agent_of(network.eval(), 3)), tmp_path / "a.nir")
     module = nir_exchange.import_from_nir(nir.read(tmp_path / "a.nir"), dt=DT)
     for layer in module.modules():
         if isinstance(layer, neuron.CUBALIFNode):

@@ -16,6 +16,7 @@ from runtimes import runtime_or_skip
 from torch import nn
 
 import snn_rl
+from snn_rl.agents.exchange.recording import exportable, record
 from snn_rl.conversion.convert import Calibration, convert
 from snn_rl.conversion.options import NeuronOptions
 from snn_rl.conversion.tracing import trace
@@ -24,8 +25,8 @@ from snn_rl.core.network import Network
 from snn_rl.core.state import leaves
 from snn_rl.errors import SnnRlError
 from snn_rl.exchange import extras
-from snn_rl.exchange.golden import record, replay, torch_step
-from snn_rl.exchange.one_frame import OneFrame, one_frame
+from snn_rl.exchange.golden import replay, torch_step
+from snn_rl.exchange.one_frame import OneFrame
 
 onnx = runtime_or_skip("onnx")
 runtime = runtime_or_skip("onnxruntime")
@@ -130,7 +131,7 @@ def test_the_batch_is_free(batch: int, tmp_path: Path) -> None:
     agent = snn_rl.load_agent(CARTPOLE)
     snn_rl.export(agent, tmp_path / "a.onnx", frames=5)
     opened = session(tmp_path / "a.onnx")
-    names = one_frame(agent).state_names
+    names = exportable(agent).one_frame().state_names
     state = [t.numpy() for t in leaves(agent.policy.initial_state(batch))]
     agent.reset()
     for seed in range(20):
@@ -151,9 +152,9 @@ def test_a_trace_is_real_play_and_notices_another_agent(tmp_path: Path) -> None:
             "state.membrane_hidden1",
             "state.membrane_hidden2",
         }
-    network = one_frame(agent)
+    network = exportable(agent).one_frame()
     assert replay(golden, torch_step(network)).exact
-    other = one_frame(snn_rl.load_agent("zoo:PositionOnlyCartPole-v1/T3"))
+    other = exportable(snn_rl.load_agent("zoo:PositionOnlyCartPole-v1/T3")).one_frame()
     found = replay(golden, torch_step(other))
     assert not found.exact and found.error > 0 and found.same_actions < 700
     assert str(found).startswith("approximate: ")

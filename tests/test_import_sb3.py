@@ -17,8 +17,8 @@ from runtimes import runtime_or_skip
 from torch import nn
 
 import snn_rl
+from snn_rl.agents.exchange.sb3 import from_sb3
 from snn_rl.errors import SnnRlError
-from snn_rl.exchange.sb3 import from_sb3
 
 sb3 = runtime_or_skip("stable_baselines3")
 PONG = "PongNoFrameskip-v4"

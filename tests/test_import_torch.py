@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 import snn_rl
+from snn_rl.agents.exchange.torch_modules import from_torch, from_weights
 from snn_rl.errors import SnnRlError
-from snn_rl.exchange.torch_modules import from_torch, from_weights
 
 PONG = "PongNoFrameskip-v4"
 CODE = """

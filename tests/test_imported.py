@@ -10,10 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from snn_rl.conversion.tracing import trace
-from snn_rl.envs import check_spaces
-from snn_rl.errors import SnnRlError
-from snn_rl.exchange.imported import (
+from snn_rl.agents.exchange.imported import (
     IMPORTED,
     Origin,
     check_maxpool,
@@ -22,6 +19,9 @@ from snn_rl.exchange.imported import (
     imported_agent,
     vector_pipeline,
 )
+from snn_rl.conversion.tracing import trace
+from snn_rl.envs import check_spaces
+from snn_rl.errors import SnnRlError
 
 CARTPOLE = check_spaces("CartPole-v1")
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -47,7 +51,47 @@ def test_loading_an_agent_needs_no_rival_and_no_plots() -> None:
 
 def test_every_public_name_is_there() -> None:
     for name in snn_rl.__all__:
-        assert getattr(snn_rl, name) is not None
+        home = snn_rl._HOME[name]
+        assert getattr(snn_rl, name) is getattr(import_module(home), name)
+        assert f"from {home} import" in Path(snn_rl.__file__).read_text(), "for type checkers"
     assert snn_rl.Agent is Agent
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = snn_rl.nonsense
+
+
+BELOW = {
+    "errors": set(),
+    "core": {"errors"},
+    "support": {"errors"},
+    "conversion": {"core", "errors"},
+    "inference": {"core", "errors"},
+    "energy": {"core", "support", "errors"},
+    "exchange": {"core", "conversion", "inference", "errors"},
+    "envs": {"inference"},
+    "runs": {"core", "inference", "support", "errors"},
+}
+"""What every room may import; `envs` borrows the pipeline of observations."""
+BELOW["vision"] = {*BELOW} - {"exchange", "envs"}
+BELOW["agents"] = {*BELOW} - {"vision"}
+BELOW["commands"] = {*BELOW}
+
+
+def imported(file: Path) -> Iterator[str]:
+    """All rooms that a file names in an import, at its head, in a function or for types alone."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            first, _, rest = name.partition(".")
+            if first == "snn_rl" and rest.partition(".")[0] in BELOW:
+                yield rest.partition(".")[0]
+
+
+@pytest.mark.parametrize("room", BELOW)
+def test_rooms_import_what_lies_below_them_alone(room: str) -> None:
+    root = Path(__file__).parent.parent
+    place = root / room if room in ("agents", "envs") else root / "snn_rl" / room
+    files = list(place.rglob("*.py")) or [place.with_suffix(".py")]
+    wrong = {str(f.relative_to(root)): {*imported(f)} - BELOW[room] - {room} for f in files}
+    assert not {file: rooms for file, rooms in wrong.items() if rooms}

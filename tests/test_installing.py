@@ -6,9 +6,13 @@ import os
 import subprocess
 import sys
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+
+import snn_rl
+from snn_rl.runs.provenance import written
 
 ROOT = Path(__file__).parents[1]
 TOP = ("envs", "agents", "configs")
@@ -106,3 +110,15 @@ def test_running_the_package_is_running_the_command() -> None:
         [sys.executable, "-m", "snn_rl", "--version"], capture_output=True, text=True, check=True
     )
     assert done.stdout.startswith("snn-rl ")
+
+
+def test_cards_are_written_where_nothing_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = metadata.version
+
+    def version(name: str) -> str:
+        if name == "snn-rl":
+            raise metadata.PackageNotFoundError(name)
+        return found(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    assert written()["versions"]["snn-rl"] == snn_rl.__version__

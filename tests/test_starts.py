@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.conditions import Conditions
-from snn_rl.agents.distinct import Course, count_distinct
+from snn_rl.agents.distinct import GameEvents, count_distinct
 from snn_rl.agents.evaluation import evaluate, evaluate_agent
 from snn_rl.agents.loading import load_agent
 from snn_rl.agents.policy import Policy
@@ -173,11 +173,11 @@ def test_games_that_begin_later_and_then_agree_are_one() -> None:
     assert silent.distinct_trials == 3  # paid 1, paid 2, not paid yet
 
 
-def played(points_only: bool, actions: list[int], rewards: list[float]) -> Course:
-    course = Course(points_only)
+def played(points_only: bool, actions: list[int], rewards: list[float]) -> GameEvents:
+    game = GameEvents(points_only)
     for action, reward in zip(actions, rewards, strict=True):
-        course.add(action, reward)
-    return course
+        game.add(action, reward)
+    return game
 
 
 def test_atari_games_differ_in_when_points_were_won_and_lost() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from torch import Tensor
 
 import snn_rl
 from snn_rl.agents.run import Interrupted, Run
-from snn_rl.core.scan import lif_scan
-from snn_rl.core.surrogates import SHIPPED, Surrogate, arctan
+from snn_rl.core import kernels
+from snn_rl.core.scan import IN_KERNELS, lif_scan
+from snn_rl.core.surrogates import SHIPPED, Shipped, Surrogate, arctan
 from snn_rl.errors import SnnRlError
 
 
@@ -54,6 +56,26 @@ def test_a_shipped_gradient_under_another_name_is_the_kernels() -> None:
     copied = gradients(Surrogate("copy", 2.0, arctan), torch.float32)
     for one, other in zip(copied, gradients(Surrogate("arctan"), torch.float32), strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_one_shipped_later_trains_with_its_own_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernels know the first two: whatever else is shipped goes another way."""
+    monkeypatch.setitem(SHIPPED, "box", (box, 0.8))
+    for one, other in zip(
+        gradients(Surrogate("box"), torch.float32),
+        gradients(Surrogate("another", 0.8, box), torch.float32),
+        strict=True,
+    ):
+        assert torch.equal(one, other)
+
+
+def test_settings_can_name_what_is_shipped() -> None:
+    assert set(get_args(Shipped)) == set(SHIPPED)
+
+
+@pytest.mark.parametrize(("number", "kind"), list(enumerate(IN_KERNELS)))
+def test_the_kernels_know_surrogates_by_number(number: int, kind: str) -> None:
+    assert number == {"triangle": kernels.TRIANGLE, "arctan": kernels.ARCTAN}[kind]
 
 
 def test_a_shipped_name_keeps_its_meaning() -> None:
@@ -111,4 +133,6 @@ def test_learning_calls_it() -> None:
     network.surrogate = Surrogate("counted", 1.0, counted)
     q, _ = network(torch.rand(2, 3, 3), network.initial_state(3), timesteps=2)
     q.sum().backward()
-    assert called
+    frames, batch, timesteps = 2, 3, 2
+    neurons = sum(layer.size for layer in network.spiking.values())
+    assert sum(called) == frames * batch * timesteps * neurons

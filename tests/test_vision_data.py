@@ -217,20 +217,41 @@ def test_trees_that_differ_are_refused(tmp_path: Path) -> None:
 def test_crops_have_the_size_asked_for(height: int, width: int, size: int, seed: int) -> None:
     picture = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     draw = np.random.default_rng(seed)
-    assert random_resized_crop(picture, size, (0.08, 1.0), draw).shape == (size, size, 3)
+    crop = random_resized_crop(picture, size, (0.08, 1.0), draw)
+    assert crop.shape == (size, size, 3)
+    assert picture.min() <= crop.min() <= crop.max() <= picture.max()
     assert centre_crop(picture, size, size + 3).shape == (size, size, 3)
+    plain = np.full_like(picture, 7)
+    assert (random_resized_crop(plain, size, (0.08, 1.0), draw) == 7).all()
+
+
+def test_an_ann_has_not_seen_the_images_that_another_seed_holds_out(tmp_path: Path) -> None:
+    binary_cifar10(tmp_path)
+    configs = [
+        VisionConfig(dataset="cifar10", data=str(tmp_path), validation=4, seed=seed)
+        for seed in (0, 1)
+    ]
+    found = [load_data(config).validation.labels for config in configs]
+    assert torch.equal(*found)
+
+
+def test_the_centre_is_cut_where_nothing_is_resized() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (20, 31, 3), dtype=np.uint8)
+    assert np.array_equal(centre_crop(picture, 8, 20), picture[6:14, 11:19])
 
 
 def test_held_out_images_are_never_trained_on() -> None:
     source = Arrays(torch.arange(50, dtype=torch.uint8).view(50, 1, 1, 1), torch.arange(50))
-    train, validation = hold_out(source, 10, seed=3)
+    train, validation = hold_out(source, 10)
     assert sorted([*train.labels.tolist(), *validation.labels.tolist()]) == list(range(50))
-    assert torch.equal(hold_out(source, 10, seed=3)[1].labels, validation.labels)
-    assert len(hold_out(source, 10, seed=3, limit=7)[0].labels) == 7
-    assert torch.equal(hold_out(source, 0.2, seed=3)[1].labels, validation.labels)
-    assert len(hold_out(source, 0.001, seed=3)[1].labels) == 1
+    assert torch.equal(hold_out(source, 10)[1].labels, validation.labels)
+    few = [hold_out(source, count, limit=7)[0].labels for count in (10, 20)]
+    assert len(few[0]) == 7 and torch.equal(*few)
+    assert set(validation.labels.tolist()) < set(hold_out(source, 20)[1].labels.tolist())
+    assert torch.equal(hold_out(source, 0.2)[1].labels, validation.labels)
+    assert len(hold_out(source, 0.001)[1].labels) == 1
     with pytest.raises(SnnRlError, match=r"cannot hold out 50 of 50 .* --set validation=N"):
-        hold_out(source, 50, seed=0)
+        hold_out(source, 50)
     with pytest.raises(ConfigError, match="a whole number of images, or a share below 1"):
         validate(VisionConfig, {"dataset": "folder", "validation": 1.5}, "test")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from torch.utils.flop_counter import FlopCounterMode
 
 from snn_rl.errors import SnnRlError
 from snn_rl.vision import precision
@@ -38,7 +39,11 @@ def test_the_best_turns_decide(single: list[float], half: list[float], expected:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_step_is_really_run(dtype: torch.dtype) -> None:
-    assert step_seconds(dtype) > 0
+    """Forward, and backward with respect to weights and input: 3 times the multiplications."""
+    with FlopCounterMode(display=False) as counter:
+        step_seconds(dtype)
+    macs = 16 * 64 * 64 * 9 * (32 * 32 + 30 * 30)
+    assert counter.get_total_flops() == 2 * 3 * macs
 
 
 def test_auto_is_settled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

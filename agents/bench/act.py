@@ -144,11 +144,11 @@ def _spiking(name: str, agent: Agent, seen: NDArray[Any]) -> list[Contender]:
         event = load_agent(name, "event")
     except EngineError:
         return found
-    actor, memory = event.actor, [event.actor.initial_state(1)]
+    actor, state = event.actor, [event.actor.initial_state(1)]
     start = np.zeros(1, np.bool_)
 
     def step(i: int) -> object:
-        q, memory[0] = actor.q_values(seen[i : i + 1], memory[0], start)
+        q, state[0] = actor.q_values(seen[i : i + 1], state[0], start)
         return q
 
     return [

@@ -24,7 +24,7 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Record:
+class Measured:
     """A contender's turns, without the first one, and the size of its replay."""
 
     turns: list[Turn]
@@ -98,7 +98,7 @@ until that is False. Crosses to another process, so it must be picklable."""
 
 def take_turns(
     contenders: Mapping[str, Contender], *, seconds: float, repeats: int
-) -> dict[str, Record]:
+) -> dict[str, Measured]:
     """Let contenders train in interleaved turns, the others waiting, and measure them.
 
     Args:
@@ -129,7 +129,7 @@ def take_turns(
         sizes[name] = _receive(name, line)
     for process in processes:
         process.join()
-    return {name: Record(turns[name], sizes[name]) for name in contenders}
+    return {name: Measured(turns[name], sizes[name]) for name in contenders}
 
 
 def _contend(contender: Contender, connection: Connection, seconds: float) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from snn_rl.agents.bench.interleaved import Contender, Pacer, Record, take_turns
+from snn_rl.agents.bench.interleaved import Contender, Measured, Pacer, take_turns
 from snn_rl.agents.config import LearnerConfig, TrainConfig, teacher_stack
 from snn_rl.agents.dqn.plan import StagePlan
 from snn_rl.agents.dqn.stage import StageTrainer
@@ -71,7 +71,7 @@ def training_throughput(
     return [_row(name, record, rival) for name, record in records.items()]
 
 
-def _row(name: str, record: Record, rival: float) -> dict[str, Any]:
+def _row(name: str, record: Measured, rival: float) -> dict[str, Any]:
     return {
         "contender": name,
         "steps_per_second": record.steps_per_second,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
+from snn_rl.agents.acting import Actor
 from snn_rl.agents.config import LearnerConfig
 from snn_rl.agents.dqn.replay import Step
 from snn_rl.agents.policy import Policy
@@ -34,6 +35,11 @@ def restored(like: Any, stored: Sequence[Any]) -> Any:
     """A network's state as `like`, from the tensors that `snn_rl.core.state.leaves` gave of one."""
     pairs = zip(stored, leaves(like), strict=True)
     return filled(like, [tensor.to(there.device) for tensor, there in pairs])
+
+
+def _handed(state: Any, giver: Actor, taker: Actor) -> Any:
+    """The state of one actor as another one of the same network has it."""
+    return state if giver is taker else taker.from_arrays(giver.to_arrays(state))
 
 
 class StepStore(Protocol):
@@ -72,7 +78,8 @@ class Rollout:
         vector: from `snn_rl.envs.make_vector`; reset here.
         env_id: for messages.
         pipeline: from raw observations to frames.
-        policy: who plays; `policy.network` may be trained in place between calls.
+        policy: whose states are stored; `policy.network` may be trained in place between calls.
+        player: gives who plays the next call of `collect`, by default the policy itself.
         teacher: labels every frame with its Q-values, with membranes of its own; where frames are
             blanked (flicker), it sees them as they were.
         generator: all exploration draws come from it.
@@ -92,11 +99,13 @@ class Rollout:
         *,
         clip_rewards: bool = False,
         state_every: int = 0,
+        player: Callable[[], Actor] | None = None,
     ) -> None:
         count = vector.num_envs
         self.vector, self.env_id, self.pipeline = vector, env_id, pipeline
         self.policy, self.teacher, self.generator = policy, teacher, generator
         self.clip_rewards, self.state_every = clip_rewards, state_every
+        self.player = player or (lambda: self.policy)
         self.taken = 0  # steps
         self.state = policy.initial_state(count)
         self.teacher_state: Any = teacher.initial_state(count) if teacher else None
@@ -146,15 +155,21 @@ class Rollout:
     ) -> list[tuple[float, int]]:
         """Step all environments `frames` times; return and length of the episodes that ended."""
         finished: list[tuple[float, int]] = []
+        player = self.player()
+        state = _handed(self.state, self.policy, player)
         for _ in range(frames):
-            finished += self._step(store, exploration)
+            state, ended = self._step(store, exploration, player, state)
+            finished += ended
+        self.state = _handed(state, player, self.policy)
         return finished
 
-    def _step(self, store: StepStore, exploration: Exploration) -> list[tuple[float, int]]:
+    def _step(
+        self, store: StepStore, exploration: Exploration, player: Actor, state: Any
+    ) -> tuple[Any, list[tuple[float, int]]]:
         seen = self.policy.view(self.frame, self.info, self.env_id)
         stores = self.state_every and self.taken % self.state_every == 0
-        before = self.state if stores else None
-        q, self.state = self.policy.q_values(seen, self.state, self.start)
+        before = _handed(state, player, self.policy) if stores else None
+        q, state = player.q_values(seen, state, self.start)
         teacher_q = None
         if self.teacher is not None:
             shown = self.teacher.view(self._unblanked(), self.info, self.env_id)
@@ -183,7 +198,7 @@ class Rollout:
         # NEXT_STEP: the frame after an end is the final one; the one after that starts anew.
         self.frame = self.pipeline.encode(observation)
         self.start, self.last = self.last, ended
-        return finished
+        return state, finished
 
     def _unblanked(self) -> NDArray[Any]:
         """The newest frame, before flicker."""

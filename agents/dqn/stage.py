@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from snn_rl.agents.acting import Actor
 from snn_rl.agents.dqn.experience import Experience
 from snn_rl.agents.dqn.learner import Learner
 from snn_rl.agents.dqn.overlap import OverlappedPlay
@@ -19,6 +20,7 @@ from snn_rl.agents.dqn.plan import StagePlan
 from snn_rl.agents.dqn.rollout import Rollout, exploration
 from snn_rl.agents.dqn.validation import Validator
 from snn_rl.agents.evaluation import Stopped
+from snn_rl.agents.lowered import on_grid
 from snn_rl.agents.monitor import Monitor, Progress
 from snn_rl.core.network import Network
 from snn_rl.errors import CheckpointError, SnnRlError
@@ -47,7 +49,7 @@ class Result:
 
 
 @dataclass
-class Standing:
+class StagePosition:
     """How far a stage is.
 
     Attributes:
@@ -78,7 +80,7 @@ class Standing:
 class StageTrainer:
     """Trains one stage: call `run` once.
 
-    All that changes between roll-outs is in `standing`, `experience`, `learner`, `validator`, the
+    All that changes between roll-outs is in `position`, `experience`, `learner`, `validator`, the
     generators and the roll-out, and in what `state_dict` gives.
 
     Args:
@@ -92,7 +94,7 @@ class StageTrainer:
         self.plan, self.monitor, self.saver = plan, monitor, saver
         policy, config = plan.policy, plan.config
         torch.manual_seed(plan.seed)  # dropout's masks
-        self.standing = Standing(config.learning_starts + plan.validation.every)
+        self.position = StagePosition(config.learning_starts + plan.validation.every)
         self.experience = Experience(plan, saver.replay_files if saver else None)
         self.learner = Learner(
             policy.network,
@@ -129,6 +131,7 @@ class StageTrainer:
                 self.play_generator,
                 clip_rewards=config.clip_rewards,
                 state_every=self.experience.spans.every,
+                player=self._on_grid if config.on_grid else None,
             )
             self._resume(rollout)
             self._train(rollout)
@@ -141,24 +144,29 @@ class StageTrainer:
                 self.saver.wait()
         return self._result()
 
+    def _on_grid(self) -> Actor:
+        """Who plays the next roll-out: the network as it would be saved now."""
+        policy = self.overlapped.policy if self.overlapped else self.plan.policy
+        return on_grid(policy, self.plan.config.num_envs, *self.validator.busy)[1]
+
     def _train(self, rollout: Rollout) -> None:
-        began = time.monotonic() - self.standing.seconds
+        began = time.monotonic() - self.position.seconds
         while not (self._complete() or self.monitor.should_stop()):
             if self.saver and (self.saver.due() or not self.experience.outlives_roll_out()):
                 self._save(rollout)
             self._roll_out_and_learn(rollout)
-            self.standing.seconds = time.monotonic() - began
+            self.position.seconds = time.monotonic() - began
             self.monitor.progress(self._progress())
             self._validate_if_due()
 
     def _complete(self) -> bool:
-        steps = self.standing.steps
-        used_up = steps >= self.plan.config.steps and self.standing.validated_at == steps
+        steps = self.position.steps
+        used_up = steps >= self.plan.config.steps and self.position.validated_at == steps
         return used_up or self.validator.satisfied
 
     def _roll_out_and_learn(self, rollout: Rollout) -> None:
         config, began = self.plan.config, rollout.state
-        odds = self.odds = exploration(config, self.standing.steps / config.steps)
+        odds = self.odds = exploration(config, self.position.steps / config.steps)
         if self.overlapped:
             self.overlapped.start(rollout, config.rollout, odds)
             self._learn()
@@ -170,24 +178,24 @@ class StageTrainer:
     def _count(self, before: Any, finished: Sequence[tuple[float, int]]) -> None:
         """Take note of a roll-out that is in the replay now."""
         self.experience.before = before
-        self.standing.recent.extend(episode_return for episode_return, _ in finished)
-        self.standing.steps += self.plan.config.rollout * self.plan.config.num_envs
+        self.position.recent.extend(episode_return for episode_return, _ in finished)
+        self.position.steps += self.plan.config.rollout * self.plan.config.num_envs
 
     def _learn(self) -> None:
-        begun = self.standing.steps >= self.plan.config.learning_starts
+        begun = self.position.steps >= self.plan.config.learning_starts
         if begun and self.experience.suffices:
-            self.standing.metrics = self.learner.learn(self.experience.segments())
+            self.position.metrics = self.learner.learn(self.experience.segments())
 
     def _validate_if_due(self) -> None:
-        standing = self.standing
-        if standing.steps < min(standing.next_validation, self.plan.config.steps):
+        position = self.position
+        if position.steps < min(position.next_validation, self.plan.config.steps):
             return
         try:
             evaluation = self.validator.validate()
         except Stopped:  # it is due again when the stage is resumed
             return
-        standing.next_validation = standing.steps + self.plan.validation.every
-        standing.validated_at = standing.steps
+        position.next_validation = position.steps + self.plan.validation.every
+        position.validated_at = position.steps
         self.monitor.validated(self._progress(), evaluation)
 
     def _save(self, rollout: Rollout) -> None:
@@ -212,8 +220,8 @@ class StageTrainer:
         self.experience.replay.check()
         if not rollout.load_state_dict(state["rollout"]):
             self.experience.replay.cut()
-        log.info("stage %s goes on after %d steps", self.plan.name, self.standing.steps)
-        if self.standing.steps != self.standing.validated_at:
+        log.info("stage %s goes on after %d steps", self.plan.name, self.position.steps)
+        if self.position.steps != self.position.validated_at:
             self._validate_if_due()
 
     @property
@@ -238,7 +246,7 @@ class StageTrainer:
         """All that changes in training, but for the environments."""
         return {
             "surrogate": self._surrogate,
-            **self.standing.state_dict(),
+            **self.position.state_dict(),
             **self.experience.state_dict(),
             "play_generator": self.play_generator.bit_generator.state,
             "torch_generator": torch.get_rng_state(),  # draws dropout's masks
@@ -248,7 +256,7 @@ class StageTrainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Return to a state that `state_dict` gave."""
-        self.standing.load_state_dict(state)
+        self.position.load_state_dict(state)
         self.experience.load_state_dict(state)
         self.play_generator.bit_generator.state = state["play_generator"]
         torch.set_rng_state(state["torch_generator"])
@@ -256,26 +264,26 @@ class StageTrainer:
         self.validator.load_state_dict(state["validation"])
 
     def _progress(self) -> Progress:
-        standing = self.standing
+        position = self.position
         return Progress(
             stage=self.plan.name,
-            steps=standing.steps,
+            steps=position.steps,
             total_steps=self.plan.config.steps,
             updates=self.learner.updates,
-            seconds=standing.seconds,
+            seconds=position.seconds,
             epsilon=self.odds.epsilon,
-            mean_reward=float(np.mean(standing.recent)) if standing.recent else None,
+            mean_reward=float(np.mean(position.recent)) if position.recent else None,
             validation=self.validator.last,
-            metrics=standing.metrics,
+            metrics=position.metrics,
         )
 
     def _result(self) -> Result:
-        standing, config = self.standing, self.plan.config
-        if standing.steps >= config.steps and not self.learner.updates:
+        position, config = self.position, self.plan.config
+        if position.steps >= config.steps and not self.learner.updates:
             log.warning(
                 "stage %s ended untrained: its %d steps hold no update after the first %d",
                 self.plan.name,
-                standing.steps,
+                position.steps,
                 config.learning_starts,
             )
         return Result(
@@ -283,8 +291,8 @@ class StageTrainer:
             validation=self.validator.best_mean,
             play=self.validator.best_play,
             target_reached=self.validator.satisfied,
-            steps=standing.steps,
+            steps=position.steps,
             updates=self.learner.updates,
-            seconds=standing.seconds,
+            seconds=position.seconds,
             interrupted=not self._complete(),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,9 @@ from snn_rl.agents.acting import Actor
 from snn_rl.agents.conditions import STANDARD, Conditions
 from snn_rl.agents.config import ValidationConfig
 from snn_rl.agents.evaluation import Evaluation, evaluate
-from snn_rl.agents.lowered import fastest
+from snn_rl.agents.lowered import on_grid
 from snn_rl.agents.policy import Policy
 from snn_rl.agents.seeds import validation_seeds
-from snn_rl.core.grid import snap
 from snn_rl.core.network import Network
 from snn_rl.envs.observation import ObservationPipeline
 
@@ -49,28 +48,25 @@ class Validator:
         self.best_play: dict[str, Any] = {}
         self.last: float | None = None
         self.satisfied = False
-        # Rates and changed pixels of the last validation: they choose what runs the next.
-        self._busy: tuple[dict[str, float] | None, float | None] = (None, None)
+        # Rates and changed pixels of the last validation: they choose what runs the network next.
+        self.busy: tuple[dict[str, float] | None, float | None] = (None, None)
 
     def validate(self) -> Evaluation:
         """Validate once; where the target is met, confirm it on further seeds.
 
         Raises Stopped if `should_stop` says so, and has then changed nothing.
         """
-        network = self.policy.network.clone()
-        exponents = snap(network, self.policy.timesteps)
         seed, config = self.task.seed, self.config
-        policy = replace(self.policy, network=network)
-        actor = fastest(policy, exponents, config.episodes, *self._busy)
+        policy, actor = on_grid(self.policy, config.episodes, *self.busy)
         result = self._play(actor, validation_seeds(seed, config.episodes))
         mean, target = result.mean, config.target
         if target is not None and mean >= target:
             second = self._play(actor, validation_seeds(seed, config.confirm, confirm=True)).mean
             self.satisfied = second >= target
             mean = min(mean, second)
-        self.last, self._busy = mean, (result.spike_rates, result.changed_pixels)
+        self.last, self.busy = mean, (result.spike_rates, result.changed_pixels)
         if mean >= self.best_mean:
-            self.best, self.best_mean = network, mean
+            self.best, self.best_mean = policy.network, mean
             self.best_play = {
                 "spike_rates": result.spike_rates,
                 "changed_pixels": result.changed_pixels,

@@ -71,7 +71,7 @@ def open_screen(
     # where there is no display, a complaint to stderr.
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     if video is None:
-        return Window(_scaled(size, scale or 1.0), fps, title)
+        return PygameWindow(_scaled(size, scale or 1.0), fps, title)
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     match video.suffix.lower():
         case ".mp4":
@@ -82,7 +82,7 @@ def open_screen(
             raise SnnRlError(f"a video's name ends in .mp4 or .gif, but {video.name!r} does not")
 
 
-class Window:
+class PygameWindow:
     """A window of pygame, at the given pace; Escape or its button closes it."""
 
     def __init__(self, size: tuple[int, int], fps: float, title: str) -> None:

@@ -126,13 +126,13 @@ def new_sweep(
     return work
 
 
-def sweep_to_resume(given: Path | None) -> Sweep:
-    """The sweep in `given`, by default the newest below runs/.
+def sweep_to_resume(folder: Path | None) -> Sweep:
+    """The sweep in `folder`, by default the newest below runs/.
 
     Raises:
         SnnRlError: there is none, or this release of snn-rl must not go on with it.
     """
-    work = read_sweep(given or newest_sweep(Path("runs")))
+    work = read_sweep(folder or newest_sweep(Path("runs")))
     check_release(work)
     return work
 

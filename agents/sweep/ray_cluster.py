@@ -74,8 +74,8 @@ class RayWorkers:
         needs = {"num_cpus": config.threads, "num_gpus": int(config.device == "cuda")}
         # The scheduler starts it again, so that both kinds of workers are treated alike.
         task = self.ray.remote(max_retries=0, scheduling_strategy="SPREAD", **needs)(_task())
-        given = (str(folder.absolute()), snn_rl.__version__, STOP, self.modules)
-        self.tasks[task.remote(*given)] = folder
+        arguments = (str(folder.absolute()), snn_rl.__version__, STOP, self.modules)
+        self.tasks[task.remote(*arguments)] = folder
 
     def ended(self) -> list[tuple[Path, Ending]]:
         """Those whose task has an end."""

@@ -22,6 +22,7 @@ ROOMS = {
     "snn_rl.vision": "Image classification",
     "snn_rl.agents": "Agents, training, evaluation",
     "snn_rl.agents.dqn": "Deep Q-learning",
+    "snn_rl.agents.exchange": "Agents from and for elsewhere",
     "snn_rl.agents.show": "Agents at play",
     "snn_rl.agents.report": "Reports",
     "snn_rl.agents.bench": "Benchmarks",

@@ -174,7 +174,7 @@ def zoo() -> None:
     """List the trained agents that come with the package."""
     from snn_rl.agents.loading import zoo as names
     from snn_rl.agents.results import zoo_rows
-    from snn_rl.support.console import zoo_table
+    from snn_rl.commands.tables import zoo_table
 
     if not names():
         raise SnnRlError("this installation ships no agents")
@@ -229,7 +229,7 @@ def _show_scores(source: str | None, rows: list[dict[str, Any]]) -> None:
     """A table of the stages; of a sweep, what its runs say together."""
     from snn_rl.agents.report.sweep import grouped, summary
     from snn_rl.agents.sweep.manifest import is_sweep, read_sweep
-    from snn_rl.support.console import evaluation_table, text_table
+    from snn_rl.commands.tables import evaluation_table, text_table
 
     if source is None or not is_sweep(Path(source)):
         show(evaluation_table(rows))

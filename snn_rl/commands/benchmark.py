@@ -19,7 +19,7 @@ def step(
 ) -> None:
     """Training step of the spiking network against the ANN's on the same frames."""
     from snn_rl.agents.bench.step import training_step_ratios
-    from snn_rl.support.console import step_table
+    from snn_rl.commands.tables import step_table
 
     rows = training_step_ratios(repeats)
     if as_json:
@@ -46,7 +46,7 @@ def train(
     """Steps per second in training, against Stable-Baselines3's DQN at equal updates."""
     from snn_rl.agents.bench.throughput import training_throughput
     from snn_rl.agents.config import make_config, with_preset
-    from snn_rl.support.console import throughput_table
+    from snn_rl.commands.tables import throughput_table
     from snn_rl.support.settings import override
 
     options = override({"env": env, "device": device}, set_ or [])
@@ -77,7 +77,7 @@ def act(
 ) -> None:
     """Time of one decision on one thread: both engines, and ANNs in the runtimes installed."""
     from snn_rl.agents.bench.act import act_times
-    from snn_rl.support.console import act_table
+    from snn_rl.commands.tables import act_table
 
     pong = "zoo:PongNoFrameskip-v4"
     sources = agent or [f"{pong}/{stage}" for stage in ("T1", "T3", "T5")]
@@ -101,7 +101,7 @@ def lif(
     import torch
 
     from snn_rl.agents.bench.lif import TIMESTEPS, lif_times
-    from snn_rl.support.console import lif_table
+    from snn_rl.commands.tables import lif_table
 
     torch.set_num_threads(1)
     rows = lif_times(repeats, timesteps or TIMESTEPS)

@@ -43,8 +43,8 @@ def import_(
     import_: ImportOption = None,
 ) -> None:
     """Turn a Q-network that was trained elsewhere into an agent of stage ann."""
-    from snn_rl.exchange.sb3 import from_sb3
-    from snn_rl.exchange.torch_modules import from_weights
+    from snn_rl.agents.exchange.sb3 import from_sb3
+    from snn_rl.agents.exchange.torch_modules import from_weights
 
     if out.exists() and any(out.iterdir()):
         raise SnnRlError(f"{out} is not empty: choose another --out")
@@ -79,8 +79,8 @@ def export(
     import_: ImportOption = None,
 ) -> None:
     """Write an agent for another runtime, with a golden trace of its play."""
+    from snn_rl.agents.exchange.export import export as write
     from snn_rl.agents.loading import load_agent
-    from snn_rl.exchange.export import export as write
 
     import_typed(import_)
     done = write(load_agent(agent), out, to, check=check, frames=frames)  # type: ignore[arg-type]

@@ -125,9 +125,9 @@ def _train(
     """Train and show progress; signals end it cleanly."""
     from snn_rl.agents.monitor import Monitor, file_monitor
     from snn_rl.agents.run import Run
+    from snn_rl.commands.progress import ConsoleMonitor
     from snn_rl.runs.monitor import MonitorGroup, StopFlag
     from snn_rl.support.allocator import keep_freed_memory
-    from snn_rl.support.console import ConsoleMonitor
 
     keep_freed_memory()
     named = import_options(modules)

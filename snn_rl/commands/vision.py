@@ -127,13 +127,13 @@ def evaluate(
 ) -> None:
     """Accuracy, spike rates and energy of every stage of a run on the test set."""
     from snn_rl.runs.folder import CONFIG
+    from snn_rl.vision.classifier import CLASSIFIERS
     from snn_rl.vision.scoring import save_evaluation
-    from snn_rl.vision.shipped import find_classifier
     from snn_rl.vision.tables import evaluation_table
 
     if run and classifier:
         raise SnnRlError("name a run or a --classifier, not both")
-    folder = find_classifier(classifier) if classifier else run or _newest_run()
+    folder = CLASSIFIERS.find(classifier) if classifier else run or _newest_run()
     rows: list[dict[str, Any]] = []
     try:
         for row, _ in _scores(folder, data, limit, timesteps):
@@ -151,10 +151,10 @@ def evaluate(
 @app.command()
 def zoo(as_json: JsonOption = False) -> None:
     """List the trained classifiers that come with the package."""
-    from snn_rl.vision.shipped import zoo as names
+    from snn_rl.vision.classifier import CLASSIFIERS
     from snn_rl.vision.tables import zoo_row, zoo_table
 
-    rows = [zoo_row(name) for name in names()]
+    rows = [zoo_row(name) for name in CLASSIFIERS.names()]
     if as_json:
         show_json(rows)
     elif not rows:

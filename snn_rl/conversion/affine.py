@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from snn_rl.conversion.padding import Pad
+from snn_rl.core.execute import Weighted, weighted
 from snn_rl.core.graph import Node, consumers, rewire
 from snn_rl.core.operations import Conv2d, Flatten, Linear, Operation, Shape
 from snn_rl.errors import ConversionError
@@ -60,7 +61,7 @@ def fold_affine(
         (source,) = (other for other in nodes if other.name == node.inputs[0])
         alone = len(consumers(nodes, source.name)) == 1
         if source.operation.weighted and alone and _per_channel(affine, source.operation):
-            _fold_back(layers[source.name], affine)
+            _fold_into_source(weighted(layers[source.name]), affine)
             nodes = [_biased(other) if other is source else other for other in nodes]
         else:
             for reader in consumers(nodes, node.name):
@@ -82,8 +83,8 @@ def _push(
     if isinstance(operation, Affine):
         both = replace(reader, operation=operation.after(affine))
         return [both if node is reader else node for node in nodes]
-    passes = operation.keeps_values or isinstance(operation, Pad)
-    if passes and consumers(nodes, reader.name):
+    transparent = operation.keeps_values or isinstance(operation, Pad)
+    if transparent and consumers(nodes, reader.name):
         passed = _through(origin, reader, affine, shapes[reader.name])
         for following in consumers(nodes, reader.name):
             nodes = _push(nodes, layers, shapes, origin, following, passed)
@@ -96,7 +97,7 @@ def _push(
             raise _refused(origin, reader, "a map that differs from pixel to pixel")
         if shifts and operation.padding != (0, 0):
             raise _refused(origin, reader, "a shift before padding")
-    _fold_ahead(layers[reader.name], affine, shifts)
+    _fold_into_reader(weighted(layers[reader.name]), affine, shifts)
     return [_biased(node) if shifts and node is reader else node for node in nodes]
 
 
@@ -116,7 +117,7 @@ def _through(origin: Node, reader: Node, affine: Affine, shape: Shape) -> Affine
     return Affine(corner, torch.zeros_like(corner))
 
 
-def _fold_back(layer: Any, affine: Affine) -> None:
+def _fold_into_source(layer: Weighted, affine: Affine) -> None:
     """Into the layer before."""
     scale, shift = (
         t.reshape(len(t), -1)[:, 0].to(layer.weight.device) for t in (affine.scale, affine.shift)
@@ -128,7 +129,7 @@ def _fold_back(layer: Any, affine: Affine) -> None:
     layer.bias = nn.Parameter(bias.to(weight.dtype))
 
 
-def _fold_ahead(layer: Any, affine: Affine, shifts: bool) -> None:
+def _fold_into_reader(layer: Weighted, affine: Affine, shifts: bool) -> None:
     """Into a layer after."""
     weight = layer.weight.data
     uniform = bool((affine.scale == affine.scale.flatten()[0]).all())

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from snn_rl.core.execute import Weighted, weighted
 from snn_rl.core.graph import Node, consumers, rewire
 from snn_rl.core.network import Network, assemble
 from snn_rl.core.operations import BatchNorm, Conv2d, Linear
@@ -21,6 +22,12 @@ from snn_rl.errors import ConversionError
 def has_batch_norm(network: Network) -> bool:
     """Whether there is any."""
     return any(isinstance(node.operation, BatchNorm) for node in network.nodes)
+
+
+def check_batch_norm(network: Network) -> None:
+    """Raise ConversionError, naming it, if a batch-norm cannot be folded."""
+    with torch.random.fork_rng(devices=[]):
+        fold_batch_norm(network)
 
 
 def fold_batch_norm(network: Network) -> Network:
@@ -33,14 +40,14 @@ def fold_batch_norm(network: Network) -> Network:
             raise ConversionError(
                 f"'{norm.name}' (BatchNorm) must directly follow one Linear or Conv2d layer"
             )
-        _fold(cast(Any, layers[name]), cast(Any, layers.pop(norm.name)))
+        _fold(weighted(layers[name]), cast(nn.BatchNorm2d, layers.pop(norm.name)))
         biased = replace(cast(Linear | Conv2d, source.operation), bias=True)
         nodes[nodes.index(source)] = replace(source, operation=biased)
         nodes = [rewire(node, norm.name, name) for node in nodes if node is not norm]
     return assemble(nodes, layers, network)
 
 
-def _fold(layer: nn.Linear | nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+def _fold(layer: Weighted, norm: nn.BatchNorm2d) -> None:
     mean, var = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
     factor = torch.rsqrt(var + norm.eps)
     if norm.affine:

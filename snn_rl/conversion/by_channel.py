@@ -6,8 +6,6 @@ et al. 2017, thresholds from the ANN's activations.
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from snn_rl.core.graph import consumers
@@ -46,9 +44,8 @@ def channel_factors(current: Tensor, threshold: Tensor, percentile: float) -> Te
 
 def fold_forward(network: Network, name: str, factors: Tensor) -> None:
     """Multiply the weights that read the output of `name` by factors that broadcast to it."""
-    factors = factors.expand(network.shapes[name])
+    factors = factors.to(network.device).expand(network.shapes[name])
     for node in consumers(network.nodes, name):
-        layer: Any = dict(network.layers).get(node.name)
         if node.operation.counts_spikes:
             passed = factors
             if factors.dim() != len(network.shapes[node.name]):
@@ -56,15 +53,16 @@ def fold_forward(network: Network, name: str, factors: Tensor) -> None:
             elif factors.shape != network.shapes[node.name]:  # pooling
                 passed = factors[:, :1, :1]
             fold_forward(network, node.name, passed)
-        elif isinstance(node.operation, Scale):
-            layer.weight.data.mul_(_as_factors(factors, layer.weight))
+            continue
+        weight = network.weighted(node.name).weight.data
+        if isinstance(node.operation, Scale):
+            weight.mul_(_as_factors(factors, weight))
         elif isinstance(node.operation, Conv2d):
             inputs = factors[:, 0, 0].view(node.operation.groups, 1, -1, 1, 1)
-            weight = layer.weight.data
             grouped = weight.view(node.operation.groups, -1, *weight.shape[1:])
             grouped.mul_(inputs)
         else:
-            layer.weight.data.mul_(factors)
+            weight.mul_(factors)
 
 
 def _as_factors(factors: Tensor, weight: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from snn_rl.conversion.batch_norm import fold_batch_norm, has_batch_norm
+from snn_rl.conversion.batch_norm import check_batch_norm, fold_batch_norm, has_batch_norm
 from snn_rl.conversion.by_channel import (
     channel_factors,
     channel_shape,
@@ -98,6 +98,7 @@ def convert(
     """
     options = options or NeuronOptions()
     check_finite(ann)
+    check_batch_norm(ann)
     if remeasure is None:
         remeasure = has_batch_norm(ann)
     measuring: AbstractContextManager[None] = nullcontext()
@@ -165,8 +166,8 @@ def _spiking_nodes(nodes: list[Node], options: NeuronOptions) -> list[Node]:
                 scale = Node(f"{node.name}_{name}", Scale(factors), (name,))
                 result.append(scale)
                 node = rewire(node, name, scale.name)
-        passes = operation.counts_spikes and node.inputs[0] in counts
-        if passes or isinstance(operation, Neurons):
+        counting = operation.counts_spikes and node.inputs[0] in counts
+        if counting or isinstance(operation, Neurons):
             counts.add(node.name)
         result.append(node)
     return result

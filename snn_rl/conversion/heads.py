@@ -86,13 +86,13 @@ def find_head(traced: fx.GraphModule) -> Head | None:
 
 def _walk_back(end: fx.Node) -> set[fx.Node]:
     found: set[fx.Node] = set()
-    ahead = [end]
-    while ahead:
-        node = ahead.pop()
+    pending = [end]
+    while pending:
+        node = pending.pop()
         name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
         if node.op in ("call_function", "call_method") and name in _LINEAR and node not in found:
             found.add(node)
-            ahead += node.all_input_nodes
+            pending += node.all_input_nodes
     return found
 
 

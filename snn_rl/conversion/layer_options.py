@@ -89,14 +89,14 @@ def pooling_function(item: fx.Node) -> AvgPool2d | MaxPool2d:
     names = ["kernel_size", "stride", "padding", "dilation", "ceil_mode"]
     if not largest:
         names.remove("dilation")
-    given: Any = dict(zip(names, item.args[1:], strict=False)) | dict(item.kwargs)
-    further = len(item.args) > 1 + len(names) or given.get("dilation", 1) not in (1, (1, 1))
-    if further or given.get("divisor_override") is not None or given.get("return_indices"):
+    options: Any = dict(zip(names, item.args[1:], strict=False)) | dict(item.kwargs)
+    further = len(item.args) > 1 + len(names) or options.get("dilation", 1) not in (1, (1, 1))
+    if further or options.get("divisor_override") is not None or options.get("return_indices"):
         raise refused(item, "pooling with further options")
-    stride = given.get("stride") or given["kernel_size"]
-    padding, ceil = given.get("padding", 0), given.get("ceil_mode", False)
+    stride = options.get("stride") or options["kernel_size"]
+    padding, ceil = options.get("padding", 0), options.get("ceil_mode", False)
     pool = MaxPool2d if largest else AvgPool2d
-    return _pooling(item, pool, given["kernel_size"], stride, padding, ceil)
+    return _pooling(item, pool, options["kernel_size"], stride, padding, ceil)
 
 
 def _pooling(
@@ -110,10 +110,10 @@ def _pooling(
 
 def clamps_at_zero(item: fx.Node) -> bool:
     """Whether a clamp is a ReLU: from 0 on, without an upper end."""
-    given: dict[str, Any] = dict(zip(("min", "max"), item.args[1:], strict=False))
-    given |= dict(item.kwargs)
-    lower = given.get("min")
-    return isinstance(lower, int | float) and lower == 0 and given.get("max") is None
+    bounds: dict[str, Any] = dict(zip(("min", "max"), item.args[1:], strict=False))
+    bounds |= dict(item.kwargs)
+    lower = bounds.get("min")
+    return isinstance(lower, int | float) and lower == 0 and bounds.get("max") is None
 
 
 def window(before: tuple[int, ...], after: tuple[int, ...]) -> Pair | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 from torch import nn
 from torch.nn import functional
 
+from snn_rl.core.execute import Weighted, weighted
 from snn_rl.core.graph import Node, consumers, rewire
 from snn_rl.core.operations import Conv2d, Operation
 from snn_rl.errors import ConversionError
@@ -39,13 +40,13 @@ def fold_padding(nodes: list[Node], layers: dict[str, nn.Module]) -> list[Node]:
                     f"'{pad.name}' (zero padding before {reader.name!r}) must directly precede a "
                     "Conv2d"
                 )
-            padded = _padded(reader, layers[reader.name], cast(Pad, pad.operation))
+            padded = _padded(reader, weighted(layers[reader.name]), cast(Pad, pad.operation))
             nodes = [padded if node is reader else node for node in nodes]
         nodes = [rewire(node, pad.name, pad.inputs[0]) for node in nodes if node.name != pad.name]
     return nodes
 
 
-def _padded(node: Node, layer: Any, pad: Pad) -> Node:
+def _padded(node: Node, layer: Weighted, pad: Pad) -> Node:
     """The convolution `node` with `pad` added to its own padding."""
     conv = cast(Conv2d, node.operation)
     (height, width), (rows, columns) = conv.padding, conv.dilation

@@ -80,7 +80,7 @@ def statistics_of_spikes(
 
     def correct(name: str, norm: nn.Module, values: Tensor) -> None:
         means = values.reshape(frames, -1, batch, *values.shape[1:]).mean(1).flatten(0, 1)
-        _correct(cast(Any, norm), wanted[name], _statistics(means))
+        _correct(cast(nn.BatchNorm2d, norm), wanted[name], _statistics(means))
 
     with _watched(network, correct):
         yield
@@ -125,14 +125,14 @@ def restore_scales(network: Network, ann: Network) -> None:
     Folded amplitudes change it. The batch-norm undoes any factor, so the network computes the same;
     but updates of a fixed size, as Muon's, then change its layers as much as the ANN's.
     """
-    layers: Any = network.layers
-    sources: Any = ann.layers
     for node in network.nodes:
         if isinstance(node.operation, BatchNorm):
             (name,) = node.inputs
-            layer, norm = layers[name], layers[node.name]
-            factor = sources[name].weight.norm() / layer.weight.norm()
+            layer, norm = network.weighted(name), network.layers[node.name]
+            factor = ann.weighted(name).weight.norm() / layer.weight.norm()
             for parameter in layer.parameters():
                 parameter.mul_(factor)
-            norm.running_mean.mul_(factor)
-            norm.running_var.add_(norm.eps).mul_(factor**2).sub_(norm.eps).clamp_min_(0)
+            mean, var = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+            mean.mul_(factor)
+            eps = cast(float, norm.eps)
+            var.add_(eps).mul_(factor**2).sub_(eps).clamp_min_(0)

@@ -150,8 +150,7 @@ class _Tracer(fx.Tracer):
             if kind == "get_attr":
                 return attribute(self.root, target)
             if kind == "call_module":
-                layer: Any = self.root.get_submodule(target)
-                return layer.forward(*args, **kwargs)
+                return self.root.get_submodule(target).forward(*args, **kwargs)
             if kind == "call_method":
                 return getattr(args[0], target)(*args[1:], **kwargs)
             return target(*args, **kwargs)

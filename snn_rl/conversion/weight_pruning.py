@@ -5,8 +5,6 @@ Source: Han et al. 2015; Chowdhury, Rathi and Roy 2022, section 5 ("T1 with spat
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -30,9 +28,8 @@ def magnitude_masks(network: Network, density: float) -> Masks:
     """
     if not 0 < density <= 1:
         raise SnnRlError(f"density is the share of weights that stays, not {density}")
-    layers: Any = network.layers
     names = [node.name for node in network.nodes if node.operation.weighted]
-    scores = {name: _score(layers[name].weight) for name in names}
+    scores = {name: _score(network.weighted(name).weight) for name in names}
     every = torch.cat([score.flatten() for score in scores.values()])
     removed = len(every) - round(density * len(every))
     if removed == 0:
@@ -45,15 +42,14 @@ def magnitude_masks(network: Network, density: float) -> Masks:
 @torch.no_grad()
 def apply_masks(network: Network, masks: Masks) -> None:
     """Zero the weights that do not stay, in place; call after every optimiser step."""
-    layers: Any = network.layers
     for name, mask in masks.items():
-        layers[name].weight.mul_(mask)
+        network.weighted(name).weight.mul_(mask)
 
 
 def density(network: Network) -> float:
     """Share of non-zero weights in all linear and convolution layers."""
-    layers: Any = network.layers
-    weights = [layers[node.name].weight for node in network.nodes if node.operation.weighted]
+    names = [node.name for node in network.nodes if node.operation.weighted]
+    weights = [network.weighted(name).weight for name in names]
     kept = sum(int(weight.count_nonzero()) for weight in weights)
     return kept / int(sum(weight.numel() for weight in weights))
 

@@ -16,9 +16,22 @@ from snn_rl.core.operations import Operation
 class Factors(nn.Module):
     """Trainable factors."""
 
+    bias: None = None
+
     def __init__(self, shape: tuple[int, ...] = (1,)) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(shape))
+
+
+Weighted = nn.Linear | nn.Conv2d | Factors
+"""Layers with a `weight`, and a `bias` that may be None."""
+
+
+def weighted(layer: nn.Module) -> Weighted:
+    """`layer` as one with weights. Raises TypeError where it has none."""
+    if not isinstance(layer, Weighted):
+        raise TypeError(f"{type(layer).__name__} holds no weights")
+    return layer
 
 
 @singledispatch

@@ -8,7 +8,6 @@ batch sizes and devices give the same bits.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,8 +37,8 @@ def snap(network: Network, timesteps: int) -> dict[str, int]:
     entering = ranges(network.nodes)
     for node in network.nodes:
         if node.operation.weighted or isinstance(node.operation, Scale):
-            layer: Any = network.layers[node.name]
-            weight, bias = layer.weight.data, getattr(layer, "bias", None)
+            layer = network.weighted(node.name)
+            weight, bias = layer.weight.data, layer.bias
             largest, unit = entering[node.inputs[0]]
             # The read-out sums its inputs and its bias over the timesteps.
             is_read_out = node is network.nodes[-1] and isinstance(node.operation, Linear)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from snn_rl.core import execute, operations, state
+from snn_rl.core.execute import Weighted, weighted
 from snn_rl.core.graph import Node, check, ranges
 from snn_rl.core.neuron import LayerState, SpikingLayer
 from snn_rl.core.stacking import scale_pixels, stack_frames
@@ -85,6 +86,10 @@ class Network(nn.Module):
     def reads_observation(self, node: Node) -> bool:
         """Whether a layer reads the real-valued observation itself, at most reshaped."""
         return node.inputs[0] in self._observed
+
+    def weighted(self, name: str) -> Weighted:
+        """The layer of this name, one with weights. Raises TypeError where it has none."""
+        return weighted(self.layers[name])
 
     def reads_real(self, node: Node) -> bool:
         """Whether a layer reads values that lie on no grid, where sums depend on their order."""

@@ -5,8 +5,8 @@ Source: Chowdhury, Rathi and Roy, "Towards Ultra Low Latency Spiking Neural Netw
 and Sequential Tasks Using Temporal Pruning" (ECCV 2022), Eqs. 1-3, with the reset in the same
 timestep as the spike (read literally, Eq. 2 cannot spike at T = 1).
 
-On the CPU in float32 the fused kernels run, backwards for the shipped surrogates; everywhere else
-(CUDA, float64, a surrogate of one's own) plain torch operators. Both follow the numerical contract
+On the CPU in float32 the fused kernels run, backwards for the surrogates that they know; everywhere
+else (CUDA, float64, another surrogate) plain torch operators. Both follow the numerical contract
 and are tested against the same reference.
 """
 
@@ -18,7 +18,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from snn_rl.core.surrogates import SHIPPED, Surrogate
+from snn_rl.core.surrogates import Surrogate
+
+IN_KERNELS = ("triangle", "arctan")
+"""Surrogates that the fused backward knows, by the numbers that `snn_rl.core.kernels` has for them;
+others train in torch operators."""
 
 
 def lif_step(
@@ -185,7 +189,7 @@ class _Scan(torch.autograd.Function):
         grad = torch.zeros_like(membrane, memory_format=torch.contiguous_format)
         if grad_final is not None:
             grad.copy_(grad_final)
-        if _fused(pre_reset) and kind in SHIPPED:
+        if _fused(pre_reset) and kind in IN_KERNELS:
             from snn_rl.core import kernels
 
             summed = threshold.shape if learned else (0,)
@@ -196,7 +200,7 @@ class _Scan(torch.autograd.Function):
             backward(
                 *_flat(3, grad_spikes), *_flat(1, grad), *_flat(3, pre_reset),
                 *_flat(1, membrane), *_flat(0, threshold, leak), *_flat(1, start),
-                kernels.TRIANGLE if kind == "triangle" else kernels.ARCTAN,
+                IN_KERNELS.index(kind),
                 pre_reset.numpy().dtype.type(ctx.surrogate.gamma),
                 *_flat(3, grad_current), *_flat(0, grad_threshold, grad_leak), learned,
             )  # fmt: skip

@@ -85,19 +85,19 @@ def filled(like: Tree, arrays: Iterable[Any]) -> Tree:
     Raises:
         ValueError: there are more or fewer.
     """
-    given, wanted = list(arrays), len(leaves(like))
-    if len(given) != wanted:
-        raise ValueError(f"a state of {wanted} arrays cannot be made of {len(given)}")
-    rest = iter(given)
+    filling, wanted = list(arrays), len(leaves(like))
+    if len(filling) != wanted:
+        raise ValueError(f"a state of {wanted} arrays cannot be made of {len(filling)}")
+    rest = iter(filling)
     return mapped(lambda _: next(rest), like)
 
 
 def check_fit(state: Any, like: Any, rows: int) -> None:
     """Raise ValueError unless a state of so many environments looks as another, of any number."""
-    given = mapped(lambda array: tuple(getattr(array, "shape", ())), state)
+    shapes = mapped(lambda array: tuple(getattr(array, "shape", ())), state)
     wanted = mapped(lambda array: (rows, *array.shape[1:]), like)
-    if given != wanted:
-        raise ValueError(f"state holds arrays of shape {given}; expected {wanted}")
+    if shapes != wanted:
+        raise ValueError(f"state holds arrays of shape {shapes}; expected {wanted}")
 
 
 def rows_of(state: Any) -> int | None:

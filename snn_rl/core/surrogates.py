@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor
 
@@ -28,6 +29,8 @@ def arctan(z: Tensor, gamma: float) -> Tensor:
     return 0.5 * gamma / (1 + (0.5 * math.pi * gamma * (z - 1)) ** 2)
 
 
+Shipped = Literal["triangle", "arctan"]
+"""What settings can name."""
 SHIPPED: dict[str, tuple[Function, float]] = {"triangle": (triangle, 0.3), "arctan": (arctan, 2.0)}
 """Functions by name, and the gamma that each has by default."""
 

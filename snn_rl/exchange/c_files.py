@@ -11,9 +11,8 @@ from pathlib import Path
 
 import torch
 
-from snn_rl.agents.acting import EventPolicy
-from snn_rl.agents.agent import Agent
 from snn_rl.core.grid import snap
+from snn_rl.core.network import Network
 from snn_rl.errors import EngineError, SnnRlError
 from snn_rl.exchange.c_tables import Recipe, sources
 from snn_rl.exchange.golden import Trace
@@ -23,23 +22,6 @@ from snn_rl.inference.plan import Plan
 COMPILERS = ("cc", "gcc", "clang")
 FLAGS = ("-std=c99", "-O2", "-ffp-contract=off")
 SELF_TEST = "-DSNN_SELF_TEST"
-
-
-def recipe_of(agent: Agent) -> Recipe:
-    """What of an agent goes to C.
-
-    Raises:
-        SnnRlError: it is an ANN, or the layer that C cannot run bit for bit.
-    """
-    policy, stage = agent.actor, agent.card.get("stage")
-    if not policy.spiking:
-        raise SnnRlError(
-            f"stage {stage} is no spiking network, and C runs spikes alone: choose a stage such "
-            "as T1, or --to onnx"
-        )
-    scale = () if policy.privileged else agent.pipeline.scale
-    title = f"snn-rl agent {stage} for {agent.env_id}"
-    return Recipe(_plan(agent), policy.timesteps, policy.carry_membrane, scale, title)
 
 
 def write_c(recipe: Recipe, trace: Trace, path: Path) -> tuple[Path, ...]:
@@ -96,25 +78,23 @@ def self_test(path: Path, command: list[str], flags: tuple[str, ...] = FLAGS) ->
     return passed, ran.stdout.strip() or f"self-test ended with status {ran.returncode}"
 
 
-def _plan(agent: Agent) -> Plan:
-    if isinstance(agent.actor, EventPolicy):
-        return agent.actor.runner.plan
-    try:
-        return _lowered(agent)
-    except EngineError as error:
-        raise SnnRlError(f"there is no export to C: {error}") from None
+def lowered(network: Network, timesteps: int) -> Plan:
+    """The engine's plan of a network that torch runs.
 
-
-def _lowered(agent: Agent) -> Plan:
-    """The plan of a network that torch runs; its weights must lie on their grid."""
-    network = agent.policy.network.clone().cpu()
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    grid = snap(network, agent.timesteps)
-    state = network.state_dict()
+    Raises:
+        SnnRlError: the layer that C cannot run bit for bit, or weights that lie on no grid.
+    """
+    copy = network.clone().cpu()
+    before = {name: value.clone() for name, value in copy.state_dict().items()}
+    grid = snap(copy, timesteps)
+    state = copy.state_dict()
     if not all(torch.equal(value, before[name]) for name, value in state.items()):
         raise SnnRlError(
             "there is no export to C: the weights lie on no grid at these timesteps; save the "
             "agent and export what is saved"
         )
     weights = {name.removeprefix("layers."): value.numpy() for name, value in state.items()}
-    return lower({"graph": [node.to_dict() for node in network.nodes], "grid": grid}, weights)
+    try:
+        return lower({"graph": [node.to_dict() for node in copy.nodes], "grid": grid}, weights)
+    except EngineError as error:
+        raise SnnRlError(f"there is no export to C: {error}") from None

@@ -17,12 +17,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from snn_rl.agents.agent import Agent
-from snn_rl.agents.conditions import trained_in
-from snn_rl.agents.seeds import evaluation_seeds
-from snn_rl.errors import SnnRlError
-from snn_rl.exchange.one_frame import one_frame
-
 Arrays = tuple[NDArray[Any], ...]
 Step = Callable[[NDArray[Any], Arrays], tuple[NDArray[np.float32], Arrays]]
 """What a runtime does with one frame [1, ...] and the state: Q-values [1, actions], new state."""
@@ -89,29 +83,6 @@ class Replay:
         )
 
 
-def record(agent: Agent, frames: int) -> Trace:
-    """The agent's own greedy play on evaluation seeds.
-
-    Raises:
-        UnsupportedEnvironment: the environment cannot be made.
-        SnnRlError: `frames` is below 1.
-    """
-    if frames < 1:
-        raise SnnRlError(f"a trace needs at least one frame, not {frames}")
-    seen, starts = _play(agent, frames)
-    network, policy = one_frame(agent), agent.policy
-    q = np.empty((frames, agent.num_actions), np.float32)
-    state = policy.initial_state(1)
-    for n, frame in enumerate(seen):
-        # The engine itself, not what is exported.
-        q[n], state = policy.q_values(_encoded(agent, frame), state, starts[n : n + 1])
-    before, after = (
-        {name: t.numpy() for name, t in zip(network.state_names, tensors, strict=True)}
-        for tensors in (network.example(1)[1], network.kept(state))
-    )
-    return Trace(seen, starts, q, before, after)
-
-
 def replay(trace: Trace, step: Step) -> Replay:
     """Compare a runtime with a trace, frame by frame, on a state that the runtime itself keeps."""
     begun = tuple(trace.start.values())
@@ -142,39 +113,3 @@ def _distance(a: NDArray[Any], b: NDArray[Any]) -> float:
     """Largest difference; infinite where one is no number."""
     largest = float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max(initial=0.0))
     return largest if np.isfinite(largest) else float("inf")
-
-
-def _encoded(agent: Agent, frame: NDArray[Any]) -> NDArray[Any]:
-    """[1, *frame_shape] as the network reads it."""
-    return frame[None] if agent.policy.privileged else agent.pipeline.encode(frame[None])
-
-
-def _play(agent: Agent, frames: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """Frames of the agent's games, before scaling, and which begin an episode."""
-    player = agent.with_options()
-    vector = trained_in(agent).make_vector(agent.env_id, 1, 0)
-    seen: list[NDArray[Any]] = []
-    starts = np.zeros(frames, np.bool_)
-    over, episode = True, 0
-    try:
-        while len(seen) < frames:
-            if over:
-                seed: Any = evaluation_seeds(0, episode + 1)[-1:]
-                observation, info = vector.reset(seed=seed)
-                episode += 1
-                starts[len(seen)] = True
-                player.reset()
-            shown = player.policy.view(_shown(agent, observation), info, agent.env_id)
-            seen.append(shown[0])
-            action = player.act(shown)
-            observation, _, terminated, truncated, info = vector.step(action)
-            over = bool(terminated[0] or truncated[0])
-    finally:
-        vector.close()
-    return np.stack(seen), starts
-
-
-def _shown(agent: Agent, observation: NDArray[Any]) -> NDArray[Any]:
-    """Images grey and resized; vectors as they are, float32."""
-    pipeline = agent.pipeline
-    return pipeline.encode(observation) if pipeline.pixels else observation.astype(np.float32)

@@ -16,13 +16,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
-from snn_rl.agents.agent import Agent
 from snn_rl.core import operations
+from snn_rl.core.execute import Factors
 from snn_rl.core.graph import Node
 from snn_rl.core.network import Network
+from snn_rl.core.neuron import LIF
 from snn_rl.core.operations import PIXEL_UNIT, Operation, Shape
 from snn_rl.errors import SnnRlError
+from snn_rl.exchange.exportable import Exportable
 from snn_rl.exchange.extras import extra
 
 DT = 2.0**-10
@@ -32,11 +35,14 @@ CLIP = 2.0**-24
 INPUT, OUTPUT = "input", "output"
 SUMMED = (operations.Add, operations.Dropout)
 """No nodes in NIR: several edges into one node are summed there."""
+WeightAndBias = tuple[NDArray[Any], NDArray[Any]]
+Parameters = WeightAndBias | nn.Module | None
+"""Of an operation: arrays where it is weighted, else the module that holds them, if any."""
 SOFT_RESET = "neurons reset by subtraction (v - v_threshold), not to v_reset: switch it on"
 
 
-def export_nir(agent: Agent, path: Path) -> tuple[str, ...]:
-    """Write the spiking network of `agent` to `path`.
+def export_nir(model: Exportable, path: Path) -> tuple[str, ...]:
+    """Write a spiking network to `path`.
 
     The graph computes one timestep. Its input is the frame as the environment gives it (stacked, if
     the agent sees several); the Q-values are the mean of its output over the timesteps of a frame.
@@ -45,20 +51,19 @@ def export_nir(agent: Agent, path: Path) -> tuple[str, ...]:
         One sentence each on what the format cannot say.
 
     Raises:
-        SnnRlError: the agent is an ANN, has an operation that NIR lacks, or `nir` is missing.
+        SnnRlError: it is an ANN, has an operation that NIR lacks, or `nir` is missing.
     """
     nir = extra("nir")
-    network = agent.policy.network
+    network = model.network
     if not network.spiking:
         raise SnnRlError(
-            f"stage {agent.card.get('stage')} is no spiking network, and NIR describes nothing "
+            f"stage {model.card.get('stage')} is no spiking network, and NIR describes nothing "
             "else: choose a stage such as T1"
         )
-    scale = () if agent.policy.privileged else agent.pipeline.scale
-    nodes, edges = _Writer(nir, network, scale).graph()
-    remarks = _remarks(agent)
+    nodes, edges = _Writer(nir, network, model.scale).graph()
+    remarks = _remarks(network)
     # Types are checked by this package's own shapes; nir's checker knows no batch-free Flatten.
-    graph = nir.NIRGraph(nodes, edges, metadata=_metadata(agent, remarks), type_check=False)
+    graph = nir.NIRGraph(nodes, edges, metadata=_metadata(model, remarks), type_check=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -104,17 +109,18 @@ class _Writer:
         self.sources[node.name] = [name]
 
     def _made(self, node: Node) -> Any:
-        layer: Any = dict(self.network.layers).get(node.name)
+        layer: Parameters = dict(self.network.layers).get(node.name)
         if node.operation.weighted:
-            layer = self._weights(node, layer)
+            layer = self._weights(node)
         before = self.shapes[node.inputs[0]]
         try:
             return counterpart(node.operation, self.nir, layer, before)
         except SnnRlError as error:
             raise SnnRlError(f"'{node.name}': {error}") from None
 
-    def _weights(self, node: Node, layer: Any) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Weight and bias; what counts pixels or scales features goes into the first layer."""
+    def _weights(self, node: Node) -> WeightAndBias:
+        """What counts pixels or scales features goes into the first layer."""
+        layer = self.network.weighted(node.name)
         weight = layer.weight.detach().double().contiguous().numpy()
         bias = np.zeros(len(weight)) if layer.bias is None else layer.bias.detach().double().numpy()
         network = self.network
@@ -132,11 +138,11 @@ class _Writer:
 
 
 @singledispatch
-def counterpart(operation: Operation, nir: Any, layer: Any, before: Shape) -> Any:
+def counterpart(operation: Operation, nir: Any, layer: Parameters, before: Shape) -> Any:
     """The NIR node of an operation.
 
     Args:
-        layer: the module that holds its parameters; weight and bias where it is weighted.
+        layer: its parameters.
         before: shape of one sample that it reads.
 
     Raises:
@@ -146,19 +152,19 @@ def counterpart(operation: Operation, nir: Any, layer: Any, before: Shape) -> An
 
 
 @counterpart.register(operations.Linear)
-def _(_: Operation, nir: Any, layer: Any, before: Shape) -> Any:
+def _(_: Operation, nir: Any, layer: WeightAndBias, before: Shape) -> Any:
     return nir.Affine(*layer)
 
 
 @counterpart.register
-def _(operation: operations.Conv2d, nir: Any, layer: Any, before: Shape) -> Any:
+def _(operation: operations.Conv2d, nir: Any, layer: WeightAndBias, before: Shape) -> Any:
     weight, bias = layer
     sizes = (operation.stride, operation.padding, operation.dilation, operation.groups)
     return nir.Conv2d(before[1:], weight, *sizes, bias)
 
 
 @counterpart.register
-def _(operation: operations.AvgPool2d, nir: Any, layer: Any, before: Shape) -> Any:
+def _(operation: operations.AvgPool2d, nir: Any, layer: None, before: Shape) -> Any:
     # Few readers know NIR's AvgPool2d; all know convolutions.
     channels, *plane = before
     shape = (channels, 1, *operation.kernel_size)
@@ -169,23 +175,23 @@ def _(operation: operations.AvgPool2d, nir: Any, layer: Any, before: Shape) -> A
 
 
 @counterpart.register
-def _(operation: operations.SumPool2d, nir: Any, layer: Any, before: Shape) -> Any:
+def _(operation: operations.SumPool2d, nir: Any, layer: None, before: Shape) -> Any:
     stride = operation.stride or operation.kernel_size
     return nir.SumPool2d(np.array(operation.kernel_size), np.array(stride), np.array([0, 0]))
 
 
 @counterpart.register(operations.Flatten)
-def _(_: Operation, nir: Any, layer: Any, before: Shape) -> Any:
+def _(_: Operation, nir: Any, layer: None, before: Shape) -> Any:
     return nir.Flatten({"input": np.array(before)}, start_dim=0)
 
 
 @counterpart.register(operations.Scale)
-def _(_: Operation, nir: Any, layer: Any, before: Shape) -> Any:
+def _(_: Operation, nir: Any, layer: Factors, before: Shape) -> Any:
     return nir.Scale(np.broadcast_to(layer.weight.detach().numpy(), before).copy())
 
 
 @counterpart.register(operations.LIFNeurons)
-def _(_: Operation, nir: Any, layer: Any, before: Shape) -> Any:
+def _(_: Operation, nir: Any, layer: LIF, before: Shape) -> Any:
     # CubaLIF with a full array for every parameter.
     if layer.start:
         raise SnnRlError("NIR cannot say that membranes start at half their threshold")
@@ -200,8 +206,8 @@ def _(_: Operation, nir: Any, layer: Any, before: Shape) -> Any:
     return nir.CubaLIF(**{name: array.astype(np.float32) for name, array in arrays.items()})
 
 
-def _remarks(agent: Agent) -> tuple[str, ...]:
-    leaks = [layer.leak.detach() for layer in agent.policy.network.spiking.values()]
+def _remarks(network: Network) -> tuple[str, ...]:
+    leaks = [layer.leak.detach() for layer in network.spiking.values()]
     clipped = sum(int((leak == 1).sum()) for leak in leaks)
     remarks = [f"NIR cannot say it: {SOFT_RESET}"]
     if clipped:
@@ -211,15 +217,15 @@ def _remarks(agent: Agent) -> tuple[str, ...]:
     return tuple(remarks)
 
 
-def _metadata(agent: Agent, remarks: tuple[str, ...]) -> dict[str, Any]:
+def _metadata(model: Exportable, remarks: tuple[str, ...]) -> dict[str, Any]:
     return {
-        "source": f"snn-rl, stage {agent.card.get('stage')} for {agent.env_id}",
+        "source": f"snn-rl, stage {model.title}",
         "reset": SOFT_RESET,
         "dt": DT,
-        "timesteps": agent.timesteps,
-        "carry_membrane": agent.policy.carry_membrane,
-        "stack": agent.policy.network.stack,
-        "observation": json.dumps(agent.pipeline.to_dict()),
+        "timesteps": model.timesteps,
+        "carry_membrane": model.carry,
+        "stack": model.network.stack,
+        "observation": json.dumps(model.card["observation"]),
         "output": "Q-values are the mean of the output over the timesteps of a frame",
         "remarks": json.dumps(remarks),
     }

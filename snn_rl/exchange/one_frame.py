@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import singledispatch
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from snn_rl.agents.agent import Agent
 from snn_rl.core import operations
+from snn_rl.core.execute import Factors
 from snn_rl.core.graph import Node
 from snn_rl.core.network import Network, State
 from snn_rl.core.operations import PIXEL_UNIT, Operation
@@ -114,12 +113,12 @@ class OneFrame(nn.Module):
 
     def _start(self, name: str, like: Tensor) -> Tensor:
         """Membranes where an episode begins."""
-        layer: Any = self.network.layers[name]
+        layer = self.network.spiking[name]
         membrane = torch.zeros_like(like)
         return membrane + layer.start * layer.threshold if layer.start else membrane
 
     def _spike(self, name: str, current: Values, membrane: Tensor) -> tuple[Values, Tensor]:
-        layer: Any = self.network.layers[name]
+        layer = self.network.spiking[name]
         spikes = []
         for step in range(self.timesteps):
             # Multiply, then add: the contract allows no fused operation.
@@ -131,7 +130,7 @@ class OneFrame(nn.Module):
 
     def _layer(self, node: Node, inputs: list[Values]) -> Values:
         layer = dict(self.network.layers).get(node.name)
-        if isinstance(node.operation, operations.Linear):
+        if isinstance(layer, nn.Linear):
             last = node is self.network.nodes[-1]
             if self.network.reads_real(node):
                 seen = [x.double() for x in inputs[0]]
@@ -153,7 +152,7 @@ def _is_known(operation: Operation) -> bool:
     return own or evaluate.dispatch(type(operation)) is not evaluate.dispatch(Operation)
 
 
-def _read_out(layer: Any, spikes: Values) -> Tensor:
+def _read_out(layer: nn.Linear, spikes: Values) -> Tensor:
     """The last layer on the summed spikes."""
     if len(spikes) == 1:
         result: Tensor = layer(spikes[0])
@@ -165,18 +164,18 @@ def _read_out(layer: Any, spikes: Values) -> Tensor:
     return (functional.linear(total, layer.weight) + bias) / len(spikes)
 
 
-def _read_real(layer: Any, x: Tensor) -> Tensor:
+def _read_real(layer: nn.Linear, x: Tensor) -> Tensor:
     """In float64, as the network does with values that lie on no grid."""
     bias = None if layer.bias is None else layer.bias.double()
     return functional.linear(x, layer.weight.double(), bias)
 
 
 @singledispatch
-def evaluate(operation: Operation, layer: Any, inputs: Sequence[Tensor]) -> Tensor:
+def evaluate(operation: Operation, layer: nn.Module | None, inputs: Sequence[Tensor]) -> Tensor:
     """One layer without state at one timestep, in operators that every runtime has.
 
     Args:
-        layer: the module that holds its parameters.
+        layer: the module that holds its parameters, if any.
         inputs: values [batch, ...].
 
     Raises:
@@ -188,23 +187,23 @@ def evaluate(operation: Operation, layer: Any, inputs: Sequence[Tensor]) -> Tens
 @evaluate.register(operations.Linear)
 @evaluate.register(operations.Conv2d)
 @evaluate.register(operations.BatchNorm)
-def _(_: Operation, layer: Any, inputs: Sequence[Tensor]) -> Tensor:
+def _(_: Operation, layer: nn.Module, inputs: Sequence[Tensor]) -> Tensor:
     result: Tensor = layer(inputs[0])
     return result
 
 
 @evaluate.register(operations.ReLU)
-def _(_: Operation, layer: Any, inputs: Sequence[Tensor]) -> Tensor:
+def _(_: Operation, layer: None, inputs: Sequence[Tensor]) -> Tensor:
     return functional.relu(inputs[0])
 
 
 @evaluate.register
-def _(operation: operations.AvgPool2d, layer: Any, inputs: Sequence[Tensor]) -> Tensor:
+def _(operation: operations.AvgPool2d, layer: None, inputs: Sequence[Tensor]) -> Tensor:
     return functional.avg_pool2d(inputs[0], operation.kernel_size, operation.stride)
 
 
 @evaluate.register
-def _(operation: operations.SumPool2d, layer: Any, inputs: Sequence[Tensor]) -> Tensor:
+def _(operation: operations.SumPool2d, layer: None, inputs: Sequence[Tensor]) -> Tensor:
     # A convolution with ones: exact, and every runtime has it.
     channels = inputs[0].shape[1]
     ones = torch.ones(channels, 1, *operation.kernel_size)
@@ -213,33 +212,26 @@ def _(operation: operations.SumPool2d, layer: Any, inputs: Sequence[Tensor]) -> 
 
 
 @evaluate.register
-def _(operation: operations.MaxPool2d, layer: Any, inputs: Sequence[Tensor]) -> Tensor:
+def _(operation: operations.MaxPool2d, layer: None, inputs: Sequence[Tensor]) -> Tensor:
     return functional.max_pool2d(inputs[0], operation.kernel_size, operation.stride)
 
 
 @evaluate.register(operations.Flatten)
-def _(_: Operation, layer: Any, inputs: Sequence[Tensor]) -> Tensor:
+def _(_: Operation, layer: None, inputs: Sequence[Tensor]) -> Tensor:
     return inputs[0].flatten(1)
 
 
 @evaluate.register(operations.Dropout)
-def _(_: Operation, layer: Any, inputs: Sequence[Tensor]) -> Tensor:
+def _(_: Operation, layer: None, inputs: Sequence[Tensor]) -> Tensor:
     return inputs[0]
 
 
 @evaluate.register(operations.Add)
-def _(_: Operation, layer: Any, inputs: Sequence[Tensor]) -> Tensor:
+def _(_: Operation, layer: None, inputs: Sequence[Tensor]) -> Tensor:
     return inputs[0] + inputs[1]
 
 
 @evaluate.register(operations.Scale)
-def _(_: Operation, layer: Any, inputs: Sequence[Tensor]) -> Tensor:
+def _(_: Operation, layer: Factors, inputs: Sequence[Tensor]) -> Tensor:
     result: Tensor = inputs[0] * layer.weight
     return result
-
-
-def one_frame(agent: Agent) -> OneFrame:
-    """The agent's network, from the frame as its environment gives it (grey and resized)."""
-    policy = agent.policy
-    scale = () if policy.privileged else agent.pipeline.scale
-    return OneFrame(policy.network, policy.timesteps, carry=policy.carry_membrane, scale=scale)

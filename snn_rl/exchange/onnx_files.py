@@ -17,10 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch.export import Dim, ExportedProgram
 
-from snn_rl.agents.agent import Agent
+from snn_rl.core.network import Network
+from snn_rl.exchange.exportable import Exportable
 from snn_rl.exchange.extras import extra
 from snn_rl.exchange.golden import Arrays, Step, torch_step
-from snn_rl.exchange.one_frame import NEXT, OneFrame, one_frame
+from snn_rl.exchange.one_frame import NEXT, OneFrame
 
 FRAME, Q = "frame", "q"
 
@@ -33,7 +34,7 @@ def program(network: OneFrame) -> ExportedProgram:
     return torch.export.export(network, example, dynamic_shapes=shapes, strict=False)
 
 
-def export_onnx(agent: Agent, path: Path) -> None:
+def export_onnx(model: Exportable, path: Path) -> None:
     """Write `path` (ONNX) and, with the suffix .pt2, the torch.export program it comes from.
 
     Inputs are "frame" and the state's tensors by name ("membrane_<layer>", "history"); outputs "q"
@@ -45,7 +46,7 @@ def export_onnx(agent: Agent, path: Path) -> None:
     """
     onnx = extra("onnx")
     extra("onnxscript", "onnx")
-    network = one_frame(agent)
+    network = model.one_frame()
     exported = program(network)
     names = network.state_names
     with _quiet():
@@ -57,13 +58,13 @@ def export_onnx(agent: Agent, path: Path) -> None:
             verbose=False,
         )
     assert written is not None
-    model = written.model_proto
-    onnx.checker.check_model(model, full_check=True)
-    _describe(onnx, model, agent)
+    proto = written.model_proto
+    onnx.checker.check_model(proto, full_check=True)
+    _describe(onnx, proto, model)
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
-        onnx.save_model(model, str(folder / path.name))
+        onnx.save_model(proto, str(folder / path.name))
         other = path.with_suffix(".pt2")
         torch.export.save(exported, folder / other.name)
         for file in (other, path):
@@ -99,28 +100,29 @@ def program_step(path: Path, network: OneFrame) -> Step:
     return torch_step(module)
 
 
-def _describe(onnx: Any, model: Any, agent: Agent) -> None:
+def _describe(onnx: Any, proto: Any, model: Exportable) -> None:
     """What a reader needs to know, in the file's own metadata."""
-    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+    environment = model.card["environment"]
+    for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
         for axis in value.type.tensor_type.shape.dim:
             if axis.dim_param:  # torch calls it s56
                 axis.dim_param = "batch"
     onnx.helper.set_model_props(
-        model,
+        proto,
         {
-            "environment": agent.env_id,
-            "timesteps": str(agent.timesteps),
-            "carry_membrane": str(agent.policy.carry_membrane),
-            "maxpool": str(agent.maxpool),
-            "observation": json.dumps(agent.pipeline.to_dict()),
-            "state": f"feed every output NAME_next to the input NAME; {_beginning(agent)}",
+            "environment": str(environment["env_id"]),
+            "timesteps": str(model.timesteps),
+            "carry_membrane": str(model.carry),
+            "maxpool": str(bool(environment.get("maxpool", False))),
+            "observation": json.dumps(model.card["observation"]),
+            "state": f"feed every output NAME_next to the input NAME; {_beginning(model.network)}",
         },
     )
-    model.doc_string = f"snn-rl agent {agent.card.get('stage')} for {agent.env_id}"
+    proto.doc_string = f"snn-rl agent {model.title}"
 
 
-def _beginning(agent: Agent) -> str:
-    if any(layer.start for layer in agent.policy.network.spiking.values()):
+def _beginning(network: Network) -> str:
+    if any(layer.start for layer in network.spiking.values()):
         return "start.NAME of the golden trace begins an episode"
     return "zeros begin an episode"
 

@@ -1,4 +1,4 @@
-"""Trained torch Q-networks, in Python or as saved weights, to agents of stage `ann`."""
+"""Trained torch Q-networks, in Python or as saved weights, to networks that are traced."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,73 +17,41 @@ import numpy as np
 import torch
 from torch import nn
 
-from snn_rl.agents.agent import Agent
 from snn_rl.conversion.tracing import trace
 from snn_rl.core.network import Network
-from snn_rl.envs import EnvironmentSpec, check_spaces
 from snn_rl.errors import SnnRlError
 from snn_rl.exchange.archive import WEIGHTS_LIMIT, read_state_dict
-from snn_rl.exchange.imported import (
-    Origin,
-    check_maxpool,
-    image_differences,
-    image_pipeline,
-    imported_agent,
-    vector_pipeline,
-    waits_for_fire,
-)
 
 PROBES, TOLERANCE = 16, 1e-3
 
 
-def from_torch(
-    module: nn.Module,
-    env: str,
-    *,
-    stack: int = 1,
-    maxpool: bool = False,
-    scale: Sequence[float] | None = None,
-) -> Agent:
-    """Agent of stage `ann` that computes what `module` computes; its parameters are copied.
+def traced(module: nn.Module, frame: tuple[int, ...], *, pixels: bool, stack: int) -> Network:
+    """Network that computes what `module` computes, whose parameters are copied.
 
     Args:
-        module: feed-forward Q-network of a batch of float32: vectors [batch, stack * features], or
-            grey pixels 0...255 [batch, stack, 84, 84]; oldest frame first, zeros before an
-            episode's start.
-        env: Gymnasium id that the agent is to play.
-        stack: frames that the module sees at once.
-        maxpool: its Atari frames showed the maximum of two raw ones.
-        scale: factor per feature of a vector, as it was trained; None for the features as they are.
+        frame, pixels, stack: as for `snn_rl.conversion.tracing.trace`.
 
     Raises:
-        SnnRlError, ConversionError: one sentence on what does not fit, or has no spiking
-            counterpart.
+        ConversionError: an operation that has no spiking counterpart.
+        SnnRlError: the traced layers give other values than the module.
     """
-    return _agent(module, env, stack, maxpool, scale, Origin(f"torch ({type(module).__name__})"))
+    module = copy.deepcopy(module).cpu().float().eval()
+    network = trace(module, frame, pixels=pixels, stack=stack).eval()
+    _check_same(module, network)
+    return network
 
 
-def from_weights(
-    path: str | Path,
-    network: str,
-    env: str,
-    *,
-    stack: int = 1,
-    maxpool: bool = False,
-    scale: Sequence[float] | None = None,
-) -> Agent:
-    """Agent of stage `ann` from `torch.save(module.state_dict(), path)`.
+def read_module(path: Path, network: str, seen: tuple[int, ...], actions: int) -> nn.Module:
+    """The module that `torch.save(module.state_dict(), path)` wrote; nothing there is executed.
 
     Args:
-        path: the weights; nothing in the file is executed.
-        network: "module:factory" of the code that builds the module, a class or a function. It is
-            called without arguments, with the environment (CleanRL), or with input shape and number
-            of actions, as many as it takes.
-        env, stack, maxpool, scale: as for `from_torch`.
+        network: "module:factory" of the code that builds it.
+        seen: shape of what it sees at once, frames stacked; three axes are pixels.
+        actions: Q-values that it gives.
 
     Raises:
-        SnnRlError, ConversionError: one sentence on what is damaged, missing or does not fit.
+        SnnRlError: one sentence on what is damaged, missing or does not fit.
     """
-    path = Path(path)
     try:
         size = path.stat().st_size
         content = path.read_bytes() if size <= WEIGHTS_LIMIT else b""
@@ -92,38 +60,13 @@ def from_weights(
     if not content:
         raise SnnRlError(f"{path} is empty or larger than {WEIGHTS_LIMIT >> 20} MiB: refused")
     weights = read_state_dict(content, str(path))
-    module = _build(network, check_spaces(env), stack)
+    module = _build(network, seen, actions)
     try:
         module.load_state_dict(weights)
     except RuntimeError as error:
         reason = " ".join(str(error).split()).partition(": ")[2] or str(error)
         raise SnnRlError(f"{path} does not fit {network}: {reason[:200]}") from None
-    origin = Origin(f"torch ({type(module).__name__} of {network})", path)
-    return _agent(module, env, stack, maxpool, scale, origin)
-
-
-def _agent(
-    module: nn.Module,
-    env: str,
-    stack: int,
-    maxpool: bool,
-    scale: Sequence[float] | None,
-    origin: Origin,
-) -> Agent:
-    if stack < 1:
-        raise SnnRlError(f"stack must be at least 1, not {stack}")
-    spec = check_spaces(env)
-    check_maxpool(spec, maxpool)
-    pixels = spec.kind == "image"
-    if pixels and scale is not None:
-        raise SnnRlError(f"{env} shows images: scale is for vectors, so let the module divide")
-    pipeline = image_pipeline(spec) if pixels else vector_pipeline(spec, scale)
-    module = copy.deepcopy(module).cpu().float().eval()
-    network = trace(module, pipeline.frame_shape, pixels=pixels, stack=stack).eval()
-    _check_same(module, network)
-    differences = tuple(image_differences(spec, waits_for_fire(spec)))
-    origin = Origin(origin.source, origin.file, waits_for_fire(spec), differences)
-    return imported_agent(network, spec, pipeline, origin, maxpool=maxpool)
+    return module
 
 
 @torch.no_grad()
@@ -165,16 +108,14 @@ class Spaces:
         return self.single_action_space
 
 
-def _build(name: str, spec: EnvironmentSpec, stack: int) -> nn.Module:
+def _build(name: str, shape: tuple[int, ...], actions: int) -> nn.Module:
     """The freshly initialised module that `name`, "module:factory", builds."""
     factory = _find(name)
-    pixels = spec.kind == "image"
-    frame = (1, 84, 84) if pixels else spec.observation_shape
-    shape = (stack * frame[0], *frame[1:])
+    pixels = len(shape) == 3
     low, high = (0, 255) if pixels else (-np.inf, np.inf)
     seen = gym.spaces.Box(low, high, shape, np.uint8 if pixels else np.float32)
-    spaces = Spaces(seen, gym.spaces.Discrete(spec.num_actions))
-    arguments: list[tuple[Any, ...]] = [(), (spaces,), (shape, spec.num_actions)]
+    spaces = Spaces(seen, gym.spaces.Discrete(actions))
+    arguments: list[tuple[Any, ...]] = [(), (spaces,), (shape, actions)]
     count = _required(factory)
     if count >= len(arguments):
         raise SnnRlError(

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+import snn_rl
+
 FLAGS = frozenset(
     re.findall(
         r"\w+",
@@ -52,9 +54,11 @@ def hardware(device: torch.device, processes: int = 1) -> dict[str, Any]:
 
 def written() -> dict[str, Any]:
     """Date and versions, for a card."""
+    others = {name: metadata.version(name) for name in ("torch", "gymnasium")}
+    # A checkout on the path has no metadata.
     return {
         "date": datetime.now(UTC).date().isoformat(),
-        "versions": {name: metadata.version(name) for name in ("snn-rl", "torch", "gymnasium")},
+        "versions": {"snn-rl": snn_rl.__version__} | others,
     }
 
 

@@ -14,8 +14,10 @@ from snn_rl.core.network import Network
 from snn_rl.errors import CheckpointError
 from snn_rl.runs import checkpoint
 from snn_rl.runs.folder import stage_folders as folder_stages
+from snn_rl.runs.shipped import Zoo
 from snn_rl.vision.evaluation import classify
-from snn_rl.vision.shipped import find_classifier
+
+CLASSIFIERS = Zoo.of("snn_rl.vision", "classifier")
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def load_classifier(source: str | Path) -> Classifier:
     Raises:
         CheckpointError: one sentence on what is wrong with the folder.
     """
-    folder = find_classifier(source)
+    folder = CLASSIFIERS.find(source)
     network, card = checkpoint.load(folder)
     dataset = card.get("dataset")
     if card.get("task") != "classification" or not isinstance(dataset, dict):

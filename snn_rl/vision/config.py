@@ -8,6 +8,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from snn_rl.conversion.temporal_pruning import even_split, schedule
+from snn_rl.core.operations import Granularity
+from snn_rl.core.surrogates import Shipped
 from snn_rl.support.settings import Section, read_yaml, validate
 
 ANN, PRUNED = "ann", "pruned"
@@ -20,16 +22,16 @@ Dataset = Literal["cifar10", "cifar100", "tiny-imagenet", "imagenet", "folder"]
 class NeuronConfig(Section):
     """The LIF neurons and how conversion initialises them (the paper's by default)."""
 
-    threshold: Literal["layer", "channel", "neuron"] = "layer"
+    threshold: Granularity = "layer"
     """one trainable threshold per layer, channel or neuron"""
-    leak: Literal["layer", "channel", "neuron"] = "layer"
+    leak: Granularity = "layer"
     """one trainable leak per layer, channel or neuron"""
     percentile: float = Field(default=90.0, gt=0, le=100)
     """of the positive membranes on training images: the starting threshold"""
-    surrogate: Literal["triangle", "arctan"] = "triangle"
+    surrogate: Shipped = "triangle"
     """triangle is the paper's"""
     gamma: float | None = Field(default=None, gt=0)
-    """height of the triangle (unset: 0.3), or steepness of the arctan (unset: 2)"""
+    """height of the triangle, or steepness of the arctan; unset: the surrogate's own default"""
     calibration: int = Field(default=256, gt=0)
     """training images that thresholds are balanced on"""
 

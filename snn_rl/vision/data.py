@@ -63,10 +63,11 @@ class Data:
     test: Source
 
 
-def hold_out(
-    source: Source, count: int | float, seed: int, limit: int | None = None
-) -> tuple[Source, Source]:
-    """Training and validation part of `source`: images drawn with `seed` are held out.
+def hold_out(source: Source, count: int | float, limit: int | None = None) -> tuple[Source, Source]:
+    """Training and validation part of `source`.
+
+    The held-out images are the data set's, whatever a run's seed: an ANN that another run trained
+    has not seen those that choose the weights of a network converted from it.
 
     Args:
         count: how many, or a share below 1.
@@ -82,8 +83,8 @@ def hold_out(
             f"cannot hold out {count} of {total} training images for validation: "
             "--set validation=N holds out fewer"
         )
-    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
-    kept = order[count:] if limit is None else order[count : count + limit]
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(0))
+    kept = order[count:] if limit is None else order[max(count, total - limit) :]
     return source.subset(kept), source.subset(order[:count])
 
 

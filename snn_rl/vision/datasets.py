@@ -20,7 +20,7 @@ def load_data(config: VisionConfig) -> Data:
         SnnRlError: names the file that is missing or damaged, and the layout that is expected.
     """
     train, test, classes, shape = _official(config)
-    kept, held_out = hold_out(train, config.validation, config.seed, config.train_limit)
+    kept, held_out = hold_out(train, config.validation, config.train_limit)
     return Data(config.dataset, classes, shape, kept, held_out, test)
 
 

@@ -56,11 +56,16 @@ class Muon(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            update = self._orthogonal if group["orthogonal"] else self._adam
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    update(parameter, group)
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if not parameters:
+                continue
+            if group["weight_decay"]:
+                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+            if group["orthogonal"]:
+                for parameter in parameters:
+                    self._orthogonal(parameter, group)
+            else:
+                self._adam(parameters, group)
         return loss
 
     def _orthogonal(self, parameter: Tensor, group: dict[str, Any]) -> None:
@@ -76,20 +81,25 @@ class Muon(Optimizer):
         update = orthogonalised(matrix).to(parameter.dtype).view(parameter.shape)
         parameter.add_(update, alpha=-group["lr"] * scale)
 
-    def _adam(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        state, gradient = self.state[parameter], parameter.grad
-        assert gradient is not None
-        if not state:
-            state["step"] = torch.zeros(())
-            state["mean"] = torch.zeros_like(parameter)
-            state["square"] = torch.zeros_like(parameter)
-        state["step"] += 1
+    def _adam(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        states = [self.state[parameter] for parameter in parameters]
+        for state, parameter in zip(states, parameters, strict=True):
+            if not state:
+                state["step"] = torch.zeros(())
+                state["mean"] = torch.zeros_like(parameter)
+                state["square"] = torch.zeros_like(parameter)
+            state["step"] += 1
         first, second = group["betas"]
-        count = int(state["step"])
-        state["mean"].lerp_(gradient, 1 - first)
-        state["square"].lerp_(gradient.square(), 1 - second)
-        denominator = (state["square"] / (1 - second**count)).sqrt_().add_(group["eps"])
-        parameter.addcdiv_(state["mean"], denominator, value=-group["lr"] / (1 - first**count))
+        count = int(states[0]["step"])
+        means, squares = ([state[key] for state in states] for key in ("mean", "square"))
+        torch._foreach_lerp_(means, gradients, 1 - first)
+        torch._foreach_lerp_(squares, torch._foreach_mul(gradients, gradients), 1 - second)
+        denominators = torch._foreach_div(squares, 1 - second**count)
+        torch._foreach_sqrt_(denominators)
+        torch._foreach_add_(denominators, group["eps"])
+        rate = -group["lr"] / (1 - first**count)
+        torch._foreach_addcdiv_(parameters, means, denominators, value=rate)
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:

@@ -21,23 +21,25 @@ TURNS = 4
 
 
 def settled(config: VisionConfig, folder: Path, processes: int = 1) -> VisionConfig:
-    """`config` with a precision in place of `auto`, where a CPU leaves the choice.
+    """`config` with a precision in place of `auto`.
 
-    A run that `folder` holds keeps its own, so that it goes on exactly; several processes, whose
+    A GPU takes bfloat16 (float16 where it lacks that), a CPU what it is faster in. A run that
+    `folder` holds keeps its own, so that it goes on exactly; several processes on CPUs, whose
     measurements could differ, take float32.
 
     Raises:
         SnnRlError: bfloat16 is asked for on a CPU without units for it.
     """
-    if config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available()):
-        return config
-    if config.precision == "bfloat16":
+    on_gpu = config.device != "cpu" and torch.cuda.is_available()
+    if config.precision == "bfloat16" and not on_gpu:
         check_bf16(processor_flags())
     if config.precision != "auto":
         return config
     path = folder / CONFIG
     if path.exists():
         precision = read_config(path).precision
+    elif on_gpu:
+        precision = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
     elif processes > 1 or not bf16_units(processor_flags()):
         precision = "float32"
     else:

@@ -87,7 +87,7 @@ class Run:
         if config.binary:
             stages["T1"] = self._stage("T1", 1, self._train_binary)
         else:
-            stages[ANN] = self._given_ann() or self._stage(ANN, 1, self._train_ann)
+            stages[ANN] = self._imported_ann() or self._stage(ANN, 1, self._train_ann)
             schedule = config.stages()
             for part in [[t] for t in schedule] if config.direct else [schedule]:
                 self._prune_in_time(stages, part)
@@ -104,7 +104,7 @@ class Run:
         network, _ = checkpoint.load(self.folder / name)
         return self.process.place(network)
 
-    def _given_ann(self) -> Stage | None:
+    def _imported_ann(self) -> Stage | None:
         """The ANN that the run converts instead of training one, if any."""
         if self.config.ann_from is None:
             return None

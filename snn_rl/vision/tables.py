@@ -9,10 +9,11 @@ from rich.table import Table
 
 from snn_rl.inference.reader import WEIGHTS, read_card
 from snn_rl.runs.folder import EVALUATION
+from snn_rl.runs.shipped import PREFIX
 from snn_rl.support.markdown import EMPTY
+from snn_rl.vision.classifier import CLASSIFIERS
 from snn_rl.vision.config import ANN
 from snn_rl.vision.scoring import read_evaluation
-from snn_rl.vision.shipped import ZOO, zoo_folder
 
 
 def evaluation_table(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -43,12 +44,12 @@ def zoo_row(name: str) -> dict[str, Any]:
         CheckpointError: its card is missing or damaged.
         SnnRlError: the scores beside it are damaged.
     """
-    folder = zoo_folder() / name
+    folder = CLASSIFIERS.folder / name
     card, run = read_card(folder), folder.parent
     rows = read_evaluation(run) if (run / EVALUATION).is_file() else []
     scores = next((row for row in rows if row["stage"] == card["stage"]), {})
     return {
-        "classifier": f"{ZOO}{name}",
+        "classifier": f"{PREFIX}{name}",
         "dataset": card["dataset"]["name"],
         "timesteps": card["timesteps"] if card["stage"] != ANN else None,
         "accuracy": scores.get("accuracy"),

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from snn_rl.agents.acting import EventPolicy
 from snn_rl.agents.agent import Agent
+from snn_rl.agents.exchange.recording import exportable, record
 from snn_rl.errors import SnnRlError
-from snn_rl.exchange.c_files import compiler, recipe_of, self_test, write_c
-from snn_rl.exchange.golden import Step, record, replay
+from snn_rl.exchange.c_files import compiler, lowered, self_test, write_c
+from snn_rl.exchange.c_tables import Recipe
+from snn_rl.exchange.golden import Step, replay
 from snn_rl.exchange.nir_files import export_nir
 from snn_rl.exchange.norse_runtime import norse_step
-from snn_rl.exchange.one_frame import OneFrame, one_frame
+from snn_rl.exchange.one_frame import OneFrame
 from snn_rl.exchange.onnx_files import export_onnx, onnx_step, program_step
 
 Target = Literal["onnx", "nir", "c"]
@@ -75,20 +78,21 @@ def export(
         raise SnnRlError(f"{path} should end in .{to}: choose another --out")
     if to == "c":
         return _export_c(agent, path, check, frames)
+    model = exportable(agent)
     remarks: tuple[str, ...] = ()
     if to == "nir":
-        remarks = export_nir(agent, path)
+        remarks = export_nir(model, path)
         runtimes = [_Runtime("Norse", path, norse_step)]
         expected = RECOMPUTED
     else:
-        export_onnx(agent, path)
+        export_onnx(model, path)
         program = path.with_suffix(".pt2")
         runtimes = [
             _Runtime("ONNX Runtime", path, onnx_step),
             _Runtime("torch.export", program, program_step),
         ]
-        expected = EXACT if agent.policy.network.spiking else ROUNDED
-    network, trace, kept = one_frame(agent), record(agent, frames), path.with_suffix(TRACE)
+        expected = EXACT if model.network.spiking else ROUNDED
+    network, trace, kept = model.one_frame(), record(agent, frames), path.with_suffix(TRACE)
     trace.save(kept)
     files = (*(runtime.file for runtime in runtimes), kept)
     if not check:
@@ -110,3 +114,24 @@ def _export_c(agent: Agent, path: Path, check: bool, frames: int) -> Exported:
     passed, said = self_test(path, command)
     verdict = f"exact: {frames} frames with the same Q-values, bit for bit" if passed else said
     return Exported(files, (f"C, {command[0]}: {verdict}",))
+
+
+def recipe_of(agent: Agent) -> Recipe:
+    """What of an agent goes to C.
+
+    Raises:
+        SnnRlError: it is an ANN, or the layer that C cannot run bit for bit.
+    """
+    actor, stage = agent.actor, agent.card.get("stage")
+    if not actor.spiking:
+        raise SnnRlError(
+            f"stage {stage} is no spiking network, and C runs spikes alone: choose a stage such "
+            "as T1, or --to onnx"
+        )
+    scale = () if actor.privileged else agent.pipeline.scale
+    if isinstance(actor, EventPolicy):
+        plan = actor.runner.plan
+    else:
+        plan = lowered(agent.policy.network, actor.timesteps)
+    title = f"snn-rl agent {stage} for {agent.env_id}"
+    return Recipe(plan, actor.timesteps, actor.carry_membrane, scale, title)
