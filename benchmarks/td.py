@@ -10,13 +10,14 @@ an ANN that sees the full state). TD learns from segments of a replay that start
 that play had there; distillation is the preset's. All have --steps frames and do not stop early.
 
 The runs are cells of a sweep in --out: finished ones are used again and the rest goes on, so that a
-stopped command is repeated as it is. OUT/td.json holds the results, OUT/td.md the tables. With
-several --workers the seconds are those of runs side by side.
+stopped command is repeated as it is. OUT/td.json holds the results, OUT/td.md the tables and
+OUT/td.png their picture. With several --workers the seconds are those of runs side by side.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from comparing import (
     cell,
     chosen,
     difference,
+    half_width,
     mean_of,
     positive,
     run_script,
@@ -44,6 +46,7 @@ from snn_rl.agents.evaluation import evaluate_agent
 from snn_rl.agents.report.records import read_run
 from snn_rl.agents.sweep.manifest import Cell
 from snn_rl.support.markdown import table
+from snn_rl.support.plotting import BLUE, MUTED, PALE, RED, new_figure, save_figure
 from snn_rl.support.settings import merge
 
 TIMESTEPS = (1, 3)
@@ -233,6 +236,36 @@ def _differences(of: dict[str, list[Row]]) -> str:
     return f"\n{intro}\n\n{table(['stage', 'minus', 'score'], lines)}\n"
 
 
+def draw(rows: Sequence[Row], env: str, path: Path) -> None:
+    """Scores as bars with 95 % intervals, a dot per seed: carried and zeroed, T1 and T3."""
+    figure, axes = new_figure(8, 3.6)
+    colours = dict(zip(METHODS, (RED, BLUE, PALE), strict=True))
+    for index, variant in enumerate(VARIANTS):
+        found = [row["mean_reward"] for row in rows if row["variant"] == variant.name]
+        if not found:
+            continue
+        at = index + index // len(METHODS)  # a gap between the groups
+        first = index < len(METHODS)
+        axes.bar(
+            at,
+            statistics.fmean(found),
+            color=colours[variant.method],
+            yerr=half_width(found) if len(found) > 1 else None,
+            ecolor=MUTED,
+            capsize=3,
+            label=variant.method if first else None,
+        )
+        axes.scatter([at] * len(found), found, s=10, color="black", zorder=3)
+    groups = [(v.timesteps, v.carried) for v in VARIANTS[:: len(METHODS)]]
+    middles = [1 + index * (len(METHODS) + 1) for index in range(len(groups))]
+    names = [f"T{t}, membranes {'carried' if carried else 'zeroed'}" for t, carried in groups]
+    axes.set_xticks(middles, names)
+    axes.set_ylabel("score")
+    axes.set_title(env, loc="left", fontsize=11)
+    axes.legend(frameon=False, ncols=len(METHODS), loc="upper right", bbox_to_anchor=(1, 1.15))
+    save_figure(figure, path)
+
+
 def main(options: argparse.Namespace) -> None:
     """Train and evaluate what was asked for."""
     study = Study(Path(options.out).resolve(), "td", ("variant",))
@@ -243,7 +276,9 @@ def main(options: argparse.Namespace) -> None:
     for seed in seeds:
         for variant in wanted:
             seed.measure(variant, options.trials)
-    study.publish(report(study.rows(), options.env, options.seconds))
+    rows = study.rows()
+    draw(rows, options.env, study.out / "td.png")
+    study.publish(report(rows, options.env, options.seconds))
 
 
 def parser() -> argparse.ArgumentParser:

@@ -48,7 +48,6 @@ myst_links_external_new_tab = False
 nb_execution_mode = os.environ.get("SNN_RL_TUTORIALS", "force")
 nb_execution_raise_on_error = True
 nb_execution_timeout = 600
-nb_execution_in_temp = True
 nb_merge_streams = True
 nb_output_stderr = "remove"
 
