@@ -48,8 +48,8 @@ VISION: dict[str, Any] = {
     "dataset": "folder", "data": "images", "image_size": 16, "workers": 0, "model": "small",
     "timesteps": 3, "step": 2, "rebalance": True, "validation": 0.1,
     "neurons": {"calibration": 32},
-    "ann": {"epochs": 16, "batch": 8, "learning_rate": 0.02},
-    "spiking": {"epochs": 6, "batch": 8, "learning_rate": 0.001, "distill": 0.5},
+    "ann": {"epochs": 8, "batch": 8, "learning_rate": 0.02},
+    "spiking": {"epochs": 3, "batch": 8, "learning_rate": 0.001, "distill": 0.5},
 }  # fmt: skip
 RUNS = {"replay": REPLAY, "overlapped": OVERLAPPED, "vision": VISION}
 COMMANDS = {"vision": ["vision", "train"]}
@@ -60,7 +60,7 @@ SECONDS_AFTER_FIRST = 3.0
 def draw_images(folder: Path) -> None:
     """A data set of two classes: where the bright half is, under noise."""
     generator = np.random.default_rng(0)
-    for part, images in (("train", 150), ("test", 10)):
+    for part, images in (("train", 80), ("test", 10)):
         for label, name in enumerate(("left", "right")):
             (folder / part / name).mkdir(parents=True)
             for number in range(images):

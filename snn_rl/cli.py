@@ -58,6 +58,7 @@ def main() -> None:
     handler = RichHandler(console=terminal, show_time=False, show_path=False, show_level=False)
     logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s")
     logging.getLogger("snn_rl.agents.evaluation").setLevel(logging.INFO)  # how far games are
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it does without its cache
     try:
         sys.exit(app(standalone_mode=False) or 0)
     except typer.TyperException as error:

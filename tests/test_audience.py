@@ -62,6 +62,20 @@ def test_a_closed_pipe_does_not_end_training(tmp_path: Path) -> None:
     snn_rl.load_agent(tmp_path / "run" / "T1")
 
 
+def test_a_closed_terminal_does_not_end_training(tmp_path: Path) -> None:
+    """Progress bars go nowhere; the process is not of the terminal's session, as below nohup."""
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, *SMALL, "--run-dir", "run", "--set", "ann.steps=4096"], cwd=tmp_path,
+        env=os.environ | {"TERM": "xterm"}, stdout=theirs, stderr=theirs, start_new_session=True,
+    )  # fmt: skip
+    os.close(theirs)
+    assert b"training" in os.read(ours, 1000)
+    os.close(ours)
+    assert process.wait(timeout=200) == 0
+    snn_rl.load_agent(tmp_path / "run" / "T1")
+
+
 def test_a_second_ctrl_c_still_names_the_way_on(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(
         "import time, gymnasium as gym\n"

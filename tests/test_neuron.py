@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -276,3 +280,33 @@ def test_spread_leak_covers_the_range() -> None:
 def test_surrogate_refuses_nonsense(arguments: Any) -> None:
     with pytest.raises(ValueError, match="surrogate"):
         Surrogate(*arguments)
+
+
+SCAN = """
+import torch
+from snn_rl.core.scan import lif_scan
+from snn_rl.core.surrogates import Surrogate
+current, one = torch.ones(1, 1, 1, 3, requires_grad=True), torch.ones(1)
+start = torch.zeros(1, 3)
+spikes, _ = lif_scan(current, start, 0.5 * one, one, timesteps=2, surrogate=Surrogate())
+spikes.sum().backward()
+print(int(spikes.sum()))
+"""
+
+
+def test_a_cache_that_cannot_be_written_or_read_is_no_error(tmp_path: Path) -> None:
+    def scan(cache: Path) -> None:
+        done = subprocess.run(
+            [sys.executable, "-c", SCAN], env=os.environ | {"NUMBA_CACHE_DIR": str(cache)},
+            capture_output=True, text=True, timeout=200,
+        )  # fmt: skip
+        assert (done.returncode, done.stdout) == (0, "6\n"), done.stderr
+
+    (tmp_path / "file").touch()
+    scan(tmp_path / "file" / "below")
+    scan(tmp_path / "cache")
+    files = list((tmp_path / "cache").rglob("*.nb*"))
+    assert files
+    for file in files:
+        file.write_bytes(b"damaged")
+    scan(tmp_path / "cache")

@@ -219,6 +219,39 @@ def test_ctrl_c_saves_and_resume_goes_on(call: Call, cifar: Path, tmp_path: Path
     )
 
 
+def test_what_schedulers_send_saves_and_names_the_way_on(cifar: Path, tmp_path: Path) -> None:
+    """SIGTERM, SIGHUP and SIGUSR1, side by side; a fourth one's audience leaves, and it ends."""
+    numbers = [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, 0]
+    processes = []
+    for number in numbers:
+        epochs = f"ann.epochs={10**6 if number else 1}"
+        long = [*("train", "--data", str(cifar), *SMALL), "--set", epochs, "--run-dir"]
+        processes.append(
+            subprocess.Popen(
+                [*COMMAND, *long, f"run{number:d}"], cwd=tmp_path, stderr=subprocess.PIPE,
+                text=True, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+            )
+        )  # fmt: skip
+    left = processes.pop()
+    assert left.stderr is not None
+    assert left.stderr.readline().startswith("training")
+    left.stderr.close()
+    for number, process in zip(numbers, processes, strict=False):
+        deadline = time.monotonic() + 200
+        while not (tmp_path / f"run{number:d}" / "metrics.jsonl").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        process.send_signal(number)
+    for number, process in zip(numbers, processes, strict=False):
+        _, err = process.communicate(timeout=100)
+        assert process.returncode == 130, err
+        resume = f"go on with: snn-rl vision train --resume --run-dir run{number:d}"
+        assert err.splitlines()[-1] == resume
+        assert (tmp_path / f"run{number:d}" / RESUME / STATE).is_file()
+    assert left.wait(timeout=200) == 0
+    assert load_classifier(tmp_path / "run0" / "T1").stage == "T1"
+
+
 def test_damaged_records_are_told(call: Call, cifar: Path) -> None:
     code, _, err = call("train", "--data", str(cifar), *SMALL, "--until", "2", "--run-dir", "run")
     assert code == 0, err

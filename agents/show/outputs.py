@@ -188,6 +188,16 @@ class Mp4File(_File):
 
     def _close(self, keep: bool) -> None:
         self._writer.release()
+        if not keep:
+            return
+        written = cv2.VideoCapture(str(self._temporary))  # the writer tells of no full disk
+        count = int(written.get(cv2.CAP_PROP_FRAME_COUNT)) if written.isOpened() else 0
+        written.release()
+        if count != self._count:
+            raise SnnRlError(
+                f"{self._path} cannot be written: {count} of {self._count} pictures arrived, the "
+                "disk may be full"
+            )
 
 
 class GifFile(_File):

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
+
+from snn_rl.core.compiling import inner, loop
 
 TRIANGLE, ARCTAN = 0, 1
 
@@ -22,12 +23,12 @@ BLOCK = 8192
 _ZERO, _ONE, _HALF = np.float32(0.0), np.float32(1.0), np.float32(0.5)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@inner
 def _block():  # type: ignore[no-untyped-def]
     return np.empty(BLOCK, np.float32)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@loop
 def lif_forward(current, membrane, threshold, leak, start, pre_reset, spikes):  # type: ignore[no-untyped-def]
     """Fill `pre_reset` and `spikes` [F, T, B, N]; `membrane` [B, N] is advanced in place.
 
@@ -59,7 +60,7 @@ def lif_forward(current, membrane, threshold, leak, start, pre_reset, spikes):  
                     u[n] = p[n] - v[n] * spike
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@loop
 def lif_backward(  # type: ignore[no-untyped-def]
     grad_spikes,
     grad_membrane,
@@ -152,7 +153,7 @@ def lif_backward(  # type: ignore[no-untyped-def]
             g[n] *= decay[n]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@inner
 def _tile(block, values, low):  # type: ignore[no-untyped-def]
     """Repeat `values` [N] along a block that begins at neuron `low` of the batch."""
     done, n = 0, low % len(values)
@@ -162,7 +163,7 @@ def _tile(block, values, low):  # type: ignore[no-untyped-def]
         done, n = done + part, 0
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@inner
 def _add_up(values, block, low):  # type: ignore[no-untyped-def]
     """Add a block to `values` [N]: the reverse of `_tile`."""
     done, n = 0, low % len(values)
@@ -172,7 +173,7 @@ def _add_up(values, block, low):  # type: ignore[no-untyped-def]
         done, n = done + part, 0
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@inner
 def _reset(block, start, low, neurons):  # type: ignore[no-untyped-def]
     """Zero the part of a block that belongs to batch rows with `start`."""
     high = low + len(block)
@@ -181,7 +182,7 @@ def _reset(block, start, low, neurons):  # type: ignore[no-untyped-def]
             block[max(b * neurons, low) - low : min((b + 1) * neurons, high) - low] = _ZERO
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@loop
 def stack_pixels(frames, at, first, grey, stacked):  # type: ignore[no-untyped-def]
     """Fill `stacked` [N, B, P, S * C] with the S frames up to frame `at` [N, B], oldest first.
 

@@ -35,5 +35,8 @@ def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG under a temporary name, then rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = temporary(path)
-    figure.savefig(unfinished, format="png", metadata={"Software": None})
-    unfinished.replace(path)
+    try:
+        figure.savefig(unfinished, format="png", metadata={"Software": None})
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
