@@ -316,8 +316,8 @@ def test_the_papers_pipeline_borrows_nothing() -> None:
 @pytest.mark.parametrize(
     ("env", "name", "known"),
     [
-        ("PongNoFrameskip-v4", "papers", "it has paper"),
-        ("PongNoFrameskip-v4", "../PongNoFrameskip-v4-paper", "it has paper"),
+        ("PongNoFrameskip-v4", "papers", "it has low-rate, paper"),
+        ("PongNoFrameskip-v4", "../PongNoFrameskip-v4-paper", "it has low-rate, paper"),
         ("CartPole-v1", "paper", "it has none but its default"),
         ("", "paper", "no environment has no preset"),
     ],

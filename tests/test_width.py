@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from snn_rl.agents.config import make_config, with_preset
+from snn_rl.agents.config import make_config
+from snn_rl.agents.presets import with_preset
 from snn_rl.agents.qnetwork import build_network
 from snn_rl.agents.setup import Setup
 from snn_rl.core.operations import Conv2d, Linear
