@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -62,18 +63,37 @@ def test_a_closed_pipe_does_not_end_training(tmp_path: Path) -> None:
     snn_rl.load_agent(tmp_path / "run" / "T1")
 
 
-def test_a_closed_terminal_does_not_end_training(tmp_path: Path) -> None:
-    """Progress bars go nowhere; the process is not of the terminal's session, as below nohup."""
-    ours, theirs = os.openpty()
-    process = subprocess.Popen(
-        [*COMMAND, *SMALL, "--run-dir", "run", "--set", "ann.steps=4096"], cwd=tmp_path,
-        env=os.environ | {"TERM": "xterm"}, stdout=theirs, stderr=theirs, start_new_session=True,
-    )  # fmt: skip
-    os.close(theirs)
-    assert b"training" in os.read(ours, 1000)
-    os.close(ours)
-    assert process.wait(timeout=200) == 0
-    snn_rl.load_agent(tmp_path / "run" / "T1")
+def test_a_terminal_shows_progress_and_may_be_closed(tmp_path: Path) -> None:
+    """One is watched to the end. The other's bars go nowhere from the first word on; its process
+    is not of the terminal's session, as below nohup."""
+    processes, screens = [], []
+    for name in ("watched", "closed"):
+        ours, theirs = os.openpty()
+        command = [*COMMAND, *SMALL, "--run-dir", name, "--set", "ann.steps=4096"]
+        processes.append(
+            subprocess.Popen(
+                command, cwd=tmp_path, stdout=theirs, stderr=theirs, start_new_session=True,
+                env=os.environ | {"TERM": "xterm", "COLUMNS": "200"},
+            )
+        )  # fmt: skip
+        screens.append(ours)
+        os.close(theirs)
+    _screen_until(screens[1], "training CartPole-v1 into closed")
+    os.close(screens[1])
+    _screen_until(screens[0], "done: snn-rl evaluate --agent watched")
+    os.close(screens[0])
+    for process, name in zip(processes, ("watched", "closed"), strict=True):
+        assert process.wait(timeout=200) == 0
+        snn_rl.load_agent(tmp_path / name / "T1")
+
+
+def _screen_until(terminal: int, text: str) -> None:
+    """Read until it shows `text`."""
+    shown = ""
+    while text not in shown:
+        ready, _, _ = select.select([terminal], [], [], 200)
+        assert ready, shown
+        shown += os.read(terminal, 1000).decode(errors="replace")
 
 
 def test_a_second_ctrl_c_still_names_the_way_on(tmp_path: Path) -> None:

@@ -182,6 +182,51 @@ def test_a_stop_waits_for_no_layer_and_resume_is_exact(
     assert all(same(networks[name], whole[1][name]) for name in networks)
 
 
+class StopsInLastScoring(Recorder):
+    """Asks to stop after the last update and validation of a stage."""
+
+    def __init__(self, stage: str) -> None:
+        super().__init__()
+        self.stage, self.over = stage, False
+
+    def progress(self, progress: Progress) -> None:
+        super().progress(progress)
+        self.over = False
+
+    def validated(self, progress: Progress, evaluation: Evaluation) -> None:
+        super().validated(progress, evaluation)
+        self.over = progress.stage == self.stage and progress.epoch == progress.epochs
+
+    def should_stop(self) -> bool:
+        return self.over
+
+
+def test_a_stop_in_the_last_scoring_is_heeded_and_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In bfloat16 what is saved is scored once more, in float32."""
+    monkeypatch.setattr("snn_rl.vision.evaluation.BATCH", 20)  # of the 40 held-out images
+    process = Process(precision=torch.bfloat16)
+
+    def run(folder: Path, recorder: Recorder) -> dict[str, Network]:
+        stages = Run(config(timesteps=1), DATA, folder, process, recorder).train()
+        return {name: stage.network for name, stage in stages.items()}
+
+    alone, parts = tmp_path / "alone", tmp_path / "parts"
+    recorders = [Recorder(), StopsInLastScoring("ann"), StopsInLastScoring("T1"), Recorder()]
+    whole = run(alone, recorders[0])
+    for recorder in recorders[1:3]:
+        with pytest.raises(Interrupted):
+            run(parts, recorder)
+    resumed = run(parts, recorders[3])
+    updates = [recorder.seen for recorder in recorders]
+    assert updates == [sum(updates[1:3]), *updates[1:3], 0]
+    for name, network in whole.items():
+        assert same(resumed[name], network)
+        results = [load_classifier(folder / name).card["results"] for folder in (alone, parts)]
+        assert results[0] == results[1]
+
+
 def test_a_damaged_resume_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         train(tmp_path, Recorder(3))

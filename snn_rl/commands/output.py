@@ -25,29 +25,34 @@ class Audience(io.TextIOBase):
     """Standard error for as long as anybody listens: when its pipe or terminal is closed, the rest
     goes nowhere and the work goes on."""
 
+    @property
+    def listener(self) -> TextIO:
+        """Standard error itself: while a bar is shown, rich replaces it by one that writes here."""
+        return cast(TextIO, getattr(sys.stderr, "rich_proxied_file", sys.stderr))
+
     def write(self, text: str) -> int:
         """Write, or do nothing."""
         with suppress(OSError, ValueError):
-            sys.stderr.write(text)
+            self.listener.write(text)
         return len(text)
 
     def flush(self) -> None:
         """Flush, or do nothing."""
         with suppress(OSError, ValueError):
-            sys.stderr.flush()
+            self.listener.flush()
 
     def isatty(self) -> bool:
         """Whether it is a terminal."""
-        return sys.stderr.isatty()
+        return self.listener.isatty()
 
     def fileno(self) -> int:
         """Its number."""
-        return sys.stderr.fileno()
+        return self.listener.fileno()
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
         """How it writes text."""
-        return getattr(sys.stderr, "encoding", None) or "utf-8"
+        return getattr(self.listener, "encoding", None) or "utf-8"
 
 
 terminal = Console(file=cast(TextIO, Audience()))

@@ -123,10 +123,9 @@ class StageTrainer:
         """
         self._resume()
         try:
-            stopped = self._train()
+            return self._result(self._train())
         finally:
             self.saver.wait()
-        return self._result(stopped)
 
     def _train(self) -> bool:
         """Train until the epochs are used up; True if the monitor asked to stop before."""
@@ -273,9 +272,15 @@ class StageTrainer:
         # What is saved runs in float32, and is scored once more where training did not.
         exact = self.best is not None and self.process.precision == torch.float32
         if not (exact or interrupted):
-            accuracy = evaluate(
-                network, self.data.validation, self.plan.timesteps, self.process
-            ).accuracy
+            validation, stopped = self.data.validation, self.monitor.should_stop
+            found = evaluate(
+                network, validation, self.plan.timesteps, self.process, stopped=stopped
+            )
+            if found.images == len(validation.labels):
+                accuracy = found.accuracy
+            else:  # all that is left to a resumed one
+                interrupted = True
+                self._save()
         return Result(
             network=network,
             validation=accuracy,
