@@ -70,7 +70,7 @@ class Recipe:
 
 
 def sources(recipe: Recipe, trace: Trace, stem: str = "agent") -> dict[str, str]:
-    """Texts by file name: `stem`.c, `stem`.h, and `stem`_trace.h, which only the self-test reads.
+    """Texts by file name: STEM.c, STEM.h, and STEM_trace.h, which only the self-test reads.
 
     Args:
         trace: of the same agent; none of its Q-values is computed here.
