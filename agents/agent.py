@@ -215,6 +215,9 @@ class Agent:
         if not self._looks.over:
             self._looks.observe(array.shape, frames, start | fresh)
         q, state = self.actor.q_values(frames, state, start)
+        # The event-driven engine runs finite weights on finite frames, within bounds, alone.
+        if self.engine == "torch" and not np.isfinite(q).all():
+            raise SnnRlError("the agent's Q-values are not finite: no action can be chosen by them")
         return (q[0] if single else q), state
 
     def predict(

@@ -13,10 +13,9 @@ from snn_rl.conversion.options import Kind
 from snn_rl.conversion.temporal_pruning import schedule
 from snn_rl.core.operations import Granularity
 from snn_rl.core.surrogates import Shipped
-from snn_rl.envs.games import UnsupportedEnvironment, atari_game
 from snn_rl.errors import ConfigError, SnnRlError
 from snn_rl.inference.checks import MOST_TIMESTEPS
-from snn_rl.support.settings import Section, merge, read_yaml, shipped, shipped_names, validate
+from snn_rl.support.settings import Section, read_yaml, validate
 
 
 class NeuronConfig(Section):
@@ -217,6 +216,8 @@ class TrainConfig(Section):
     """frames the network sees at once; 1 leaves memory to the membranes"""
     hidden: list[int] = Field(default=[128, 128], min_length=1)
     """hidden layers for vector observations; images use the Nature CNN"""
+    width: float = Field(default=1.0, gt=0, le=1)
+    """of the network for images, as a share of its channels and hidden units; a teacher's is 1"""
     flicker: float = Field(default=0.0, ge=0, le=1)
     """probability of a blank frame in training and validation"""
     sticky: float | None = Field(default=None, ge=0, le=1)
@@ -283,44 +284,3 @@ def make_config(data: Mapping[str, Any], source: str = "configuration") -> Train
 def read_config(path: Path) -> TrainConfig:
     """Configuration from a YAML file. Raises ConfigError with the path of the mistake."""
     return make_config(read_yaml(path), str(path))
-
-
-def with_preset(settings: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
-    """`settings` on top of those shipped for their "env" and "stack": configs/<env>.yaml; for other
-    Atari games, and for any that is seen in several frames, Atari.yaml and Atari-stacked.yaml.
-
-    Args:
-        name: of another preset of the environment, configs/<env>-<name>.yaml.
-
-    Raises:
-        ConfigError: the environment has no preset of this name.
-    """
-    env_id = str(settings.get("env", ""))
-    return merge(
-        _named(env_id, name) if name else _preset(env_id, settings.get("stack", 1) != 1), settings
-    )
-
-
-def _named(env_id: str, name: str) -> dict[str, Any]:
-    prefix = env_id.replace("/", "-") + "-"
-    names = [file.removeprefix(prefix) for file in shipped_names() if file.startswith(prefix)]
-    if name not in names:
-        known = (
-            f"it has {', '.join(names)}" if names else "it has none but its default: leave it out"
-        )
-        raise ConfigError(f"{env_id or 'no environment'} has no preset {name!r}; {known}")
-    return shipped(prefix + name)
-
-
-def _preset(env_id: str, stacked: bool) -> dict[str, Any]:
-    if stacked and _is_atari(env_id):
-        return shipped("Atari-stacked")
-    preset = shipped(env_id.replace("/", "-"))
-    return shipped("Atari") if not preset and _is_atari(env_id) else preset
-
-
-def _is_atari(env_id: str) -> bool:
-    try:
-        return atari_game(env_id) is not None
-    except UnsupportedEnvironment:  # told by whoever makes the environment
-        return False

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from snn_rl.agents.acting import Arrays, EngineName, full_state, view
 from snn_rl.core.network import Network, SpikeHook, State
 from snn_rl.core.state import check_fit, mapped, rows_of
-from snn_rl.errors import SnnRlError
 
 __all__ = ["Policy", "full_state"]
 
@@ -70,9 +69,6 @@ class Policy:
         Args:
             frames: [batch, *frame_shape].
             start: bool [batch], first frames of an episode: their state is zeroed before.
-
-        Raises:
-            SnnRlError: a Q-value is NaN or infinite.
         """
         device = self.network.device
         q, state = self.network(
@@ -83,10 +79,7 @@ class Policy:
             carry_membrane=self.carry_membrane,
             on_spikes=on_spikes,
         )
-        values: NDArray[np.float32] = q[0].cpu().numpy()
-        if not np.isfinite(values).all():  # the event-driven engine runs finite weights alone
-            raise SnnRlError("the agent's Q-values are not finite: no action can be chosen by them")
-        return values, state
+        return q[0].cpu().numpy(), state
 
     def select(self, state: State, rows: NDArray[np.bool_]) -> State:
         """The state of those environments alone."""

@@ -27,6 +27,7 @@ def build_network(
     *,
     stack: int,
     hidden: list[int],
+    width: float = 1.0,
     offset: int = 0,
     factory: QNetworkFactory | None = None,
 ) -> Network:
@@ -36,6 +37,7 @@ def build_network(
         frame_shape: (features,) or (channels, side, side) of uint8 pixels.
         hidden: layers of the default network for vectors; images get the Nature CNN, those that
             are smaller or not square a small one.
+        width: of the default networks for images, as a share of their channels and hidden units.
         offset: grey level that the network sees as zero.
         factory: builds another module than the default.
 
@@ -49,8 +51,10 @@ def build_network(
         module = _own(factory, stacked, actions)
     elif pixels:
         square = stacked[1] == stacked[2] >= SMALLEST
-        cnn = nature_cnn(stacked[0], stacked[1], actions) if square else None
-        module = cnn or small_cnn(stacked, actions)
+        if square:
+            module = nature_cnn(stacked[0], stacked[1], actions, width)
+        else:
+            module = small_cnn(stacked, actions, width)
     else:
         module = mlp(stacked[0], hidden, actions)
     network = trace(module, frame_shape, pixels=pixels, stack=stack, offset=offset)
@@ -77,47 +81,53 @@ def mlp(features: int, hidden: list[int], actions: int) -> nn.Module:
     return nn.Sequential(OrderedDict(layers))
 
 
-def nature_cnn(channels: int, side: int, actions: int) -> nn.Module:
+def nature_cnn(channels: int, side: int, actions: int, width: float = 1.0) -> nn.Module:
     """Mnih et al. 2015: [batch, channels, side, side] pixels 0...255 -> [batch, actions]."""
     for kernel, stride in ((8, 4), (4, 2), (3, 1)):
         side = math.floor((side - kernel) / stride) + 1
     if side < 1:
         raise SnnRlError("the Nature CNN needs images of at least 36x36 pixels")
+    first, second, hidden = (_share(width, size) for size in (32, 64, 512))
     layers = {
-        "conv1": nn.Conv2d(channels, 32, 8, stride=4),
+        "conv1": nn.Conv2d(channels, first, 8, stride=4),
         "hidden1": nn.ReLU(),
-        "conv2": nn.Conv2d(32, 64, 4, stride=2),
+        "conv2": nn.Conv2d(first, second, 4, stride=2),
         "hidden2": nn.ReLU(),
-        "conv3": nn.Conv2d(64, 64, 3, stride=1),
+        "conv3": nn.Conv2d(second, second, 3, stride=1),
         "hidden3": nn.ReLU(),
         "flatten": nn.Flatten(),
-        "fc4": nn.Linear(64 * side * side, 512),
+        "fc4": nn.Linear(second * side * side, hidden),
         "hidden4": nn.ReLU(),
-        "q": nn.Linear(512, actions),
+        "q": nn.Linear(hidden, actions),
     }
     return _Pixels(OrderedDict(layers))
 
 
-def small_cnn(shape: tuple[int, ...], actions: int) -> nn.Module:
+def small_cnn(shape: tuple[int, ...], actions: int, width: float = 1.0) -> nn.Module:
     """[batch, channels, height, width] pixels 0...255 -> [batch, actions], for images of any size.
 
     One 3x3 convolution and a layer of 128, as MinAtar's authors have it (Young and Tian 2019);
     larger images are halved first, by as many further convolutions as that takes.
     """
-    channels, height, width = shape
+    channels, height, across = shape
     layers: dict[str, nn.Module] = {}
     number, stride = 1, 1
-    while number == 1 or height * width > 400:
-        stride = 1 if height * width <= 400 else 2
-        layers[f"conv{number}"] = nn.Conv2d(channels, 16, 3, stride=stride, padding=1)
+    maps, hidden = _share(width, 16), _share(width, 128)
+    while number == 1 or height * across > 400:
+        stride = 1 if height * across <= 400 else 2
+        layers[f"conv{number}"] = nn.Conv2d(channels, maps, 3, stride=stride, padding=1)
         layers[f"hidden{number}"] = nn.ReLU()
-        channels, number = 16, number + 1
-        height, width = -(-height // stride), -(-width // stride)
+        channels, number = maps, number + 1
+        height, across = -(-height // stride), -(-across // stride)
     layers["flatten"] = nn.Flatten()
-    layers[f"fc{number}"] = nn.Linear(channels * height * width, 128)
+    layers[f"fc{number}"] = nn.Linear(channels * height * across, hidden)
     layers[f"hidden{number}"] = nn.ReLU()
-    layers["q"] = nn.Linear(128, actions)
+    layers["q"] = nn.Linear(hidden, actions)
     return _Pixels(OrderedDict(layers))
+
+
+def _share(width: float, size: int) -> int:
+    return max(1, round(width * size))
 
 
 class _Pixels(nn.Sequential):

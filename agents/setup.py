@@ -92,14 +92,14 @@ class Setup:
 
     def build_ann(self, stack: int) -> Policy:
         """Policy of a freshly initialised ANN that sees `stack` frames."""
-        return self._build(self.pipeline.frame_shape, stack, self.q_network)
+        return self._build(self.pipeline.frame_shape, stack, self.q_network, self.config.width)
 
     def build_teacher(self) -> Policy:
         """Policy of a freshly initialised ANN that sees what a teacher sees: several frames, or
         the environment's full state."""
         stack = teacher_stack(self.config.teacher)
         if stack is not None:
-            return self.build_ann(stack)
+            return self._build(self.pipeline.frame_shape, stack, self.q_network)
         shape = self._full_state_shape()
         own = self.q_network if shape == self.pipeline.frame_shape else None
         policy = self._build(shape, 1, own)
@@ -148,13 +148,20 @@ class Setup:
         if self.config.stages() and not ann.spiking:
             check_convertible(ann)
 
-    def _build(self, shape: tuple[int, ...], stack: int, factory: QNetworkFactory | None) -> Policy:
+    def _build(
+        self,
+        shape: tuple[int, ...],
+        stack: int,
+        factory: QNetworkFactory | None,
+        width: float = 1.0,
+    ) -> Policy:
         torch.manual_seed(self.config.seed)
         network = build_network(
             shape,
             self.spec.num_actions,
             stack=stack,
             hidden=self.config.hidden,
+            width=width,
             offset=self.background,
             factory=factory,
         )

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from snn_rl.agents.agent import IMPORTED, Agent
-from snn_rl.agents.config import TrainConfig, teacher_stack, with_preset
+from snn_rl.agents.config import TrainConfig, teacher_stack
 from snn_rl.agents.loading import find_agent, load_agent
 from snn_rl.agents.policy import Policy
+from snn_rl.agents.presets import with_preset
 from snn_rl.envs import EnvironmentSpec
 from snn_rl.envs.observation import ObservationPipeline, pipeline_for
 from snn_rl.errors import SnnRlError

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 
 from snn_rl.agents.agent import Agent
-from snn_rl.agents.config import TrainConfig, make_config, with_preset
+from snn_rl.agents.config import TrainConfig, make_config
 from snn_rl.agents.loading import load_agent
+from snn_rl.agents.presets import with_preset
 from snn_rl.agents.sweep.api import run_sweep
 from snn_rl.agents.sweep.manifest import (
     Cell,

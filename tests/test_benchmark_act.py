@@ -11,8 +11,9 @@ import torch
 from commands import snn_rl_command
 
 from snn_rl.agents.agent import Agent
-from snn_rl.agents.bench import onnx_ann
+from snn_rl.agents.bench import onnx_ann, runtimes
 from snn_rl.agents.bench.act import act_times, record
+from snn_rl.agents.evaluation import evaluate
 from snn_rl.agents.loading import load_agent
 from snn_rl.errors import SnnRlError
 
@@ -64,9 +65,28 @@ def test_the_onnx_rival_computes_the_ann(name: str) -> None:
     if not network.pixels:
         x = generator.normal(size=shape).astype(np.float32)
     taken = onnx_ann.as_input(network, x)
-    session = onnx_ann.session(onnx_ann.ann_model(network))
-    (values,) = session.run(None, {network.nodes[0].name: taken})
+    values = runtimes.runs(onnx_ann.ann_model(network), network.nodes[0].name)(taken)
     with torch.no_grad():
         plain = network.on_stacks()
         expected, _ = plain(torch.from_numpy(taken)[None], plain.initial_state(1))
     assert np.allclose(values, expected[0].numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["PixelCartPole-v1/ann", "CartPole-v1/ann"])
+def test_a_model_plays_as_its_agent_does(name: str) -> None:
+    if not onnx_ann.available():
+        pytest.skip("ONNX Runtime is not installed")
+    agent = load_agent(f"zoo:{name}")
+    network = agent.policy.network
+    models = runtimes.ann_models(network, record(agent, 40))
+    played = [
+        evaluate(actor, agent.env_id, agent.pipeline, [1, 2, 3], max_frames=60)
+        for actor in (
+            agent.actor,
+            runtimes.ModelActor(network, models["ONNX Runtime fp32"]),
+            runtimes.ModelActor(network, models["ONNX Runtime int8"]),
+        )
+    ]
+    torchs, plain, small = played
+    assert plain.rewards == torchs.rewards
+    assert all(0 < length <= 60 for length in small.lengths)

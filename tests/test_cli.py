@@ -214,7 +214,7 @@ BAD_INPUT = {
     "missing file": (["train", "--config", "none.yaml"], "none.yaml cannot be read"),
     "unknown preset": (
         ["train", "--env", "PongNoFrameskip-v4", "--preset", "papre"],
-        "PongNoFrameskip-v4 has no preset 'papre'; it has paper",
+        "PongNoFrameskip-v4 has no preset 'papre'; it has low-rate, paper",
     ),
     "two sets of settings": (
         ["train", "--config", "own.yaml", "--preset", "paper"],

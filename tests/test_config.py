@@ -18,8 +18,8 @@ from snn_rl.agents.config import (
     ValidationConfig,
     make_config,
     teacher_stack,
-    with_preset,
 )
+from snn_rl.agents.presets import with_preset
 from snn_rl.commands import training
 from snn_rl.errors import ConfigError
 from snn_rl.support.settings import merge, override, parse_overrides, read_yaml, shipped_names
@@ -316,8 +316,8 @@ def test_the_papers_pipeline_borrows_nothing() -> None:
 @pytest.mark.parametrize(
     ("env", "name", "known"),
     [
-        ("PongNoFrameskip-v4", "papers", "it has paper"),
-        ("PongNoFrameskip-v4", "../PongNoFrameskip-v4-paper", "it has paper"),
+        ("PongNoFrameskip-v4", "papers", "it has low-rate, paper"),
+        ("PongNoFrameskip-v4", "../PongNoFrameskip-v4-paper", "it has low-rate, paper"),
         ("CartPole-v1", "paper", "it has none but its default"),
         ("", "paper", "no environment has no preset"),
     ],

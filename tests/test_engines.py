@@ -113,7 +113,7 @@ def test_the_torch_network_is_there_when_it_is_asked_for() -> None:
 def test_states_of_other_agents_are_refused() -> None:
     agent, other = load_agent(CARTPOLE), load_agent(PONG)
     other.act(observations(other, 1, 1)[0])
-    with pytest.raises(ValueError, match="expected State"):
+    with pytest.raises(ValueError, match="state is of an agent with other weights"):
         agent.state = other.state
 
 

@@ -24,6 +24,7 @@ from snn_rl.agents.exchange.recording import record
 from snn_rl.core.network import Network
 from snn_rl.errors import SnnRlError
 from snn_rl.exchange.c_files import self_test, write_c
+from snn_rl.exchange.c_plan import slimmed
 from snn_rl.exchange.c_tables import Recipe
 from snn_rl.exchange.golden import Trace
 from snn_rl.exchange.one_frame import OneFrame
@@ -212,7 +213,7 @@ def test_fast_math_does_not_compile(cartpole: Path, compiler: str) -> None:
 
 
 def test_the_header_says_how_much_memory_it_takes(cartpole: Path) -> None:
-    plan = recipe_of(snn_rl.load_agent(CARTPOLE)).plan
+    plan = slimmed(recipe_of(snn_rl.load_agent(CARTPOLE)).plan)
     header = (cartpole / "agent.h").read_text()
     numbers = dict(re.findall(r"#define (SNN_\w+) (\d+)", header))
     arrays = (plan.weights, plan.whole, plan.tables)

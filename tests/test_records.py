@@ -28,7 +28,14 @@ def read(folder: Path, clock: str) -> list[tuple[str, int]]:
 
 
 def scalars(folder: Path, stage: str, name: str = "loss") -> list[int]:
-    """Moments at which TensorBoard draws a value."""
+    """Moments at which TensorBoard draws a value.
+
+    It reads files in the order of their names: by second, process and a plain counter, which
+    only one process that writes many files in a second, as here, brings out of order.
+    """
+    for path in (folder / TENSORBOARD / stage).iterdir():
+        head, _, number = path.name.rpartition(".")
+        path.rename(path.with_name(f"{head}.{number:>09}"))
     events = EventAccumulator(str(folder / TENSORBOARD / stage))
     events.Reload()
     return [event.step for event in events.Scalars(name)]

@@ -23,6 +23,7 @@ from snn_rl.runs.resume import RESUME, STATE
 from snn_rl.runs.shipped import Zoo
 from snn_rl.support.settings import shipped, validate
 from snn_rl.vision import classifier, tables
+from snn_rl.vision import run as vision_run
 from snn_rl.vision.classifier import load_classifier
 from snn_rl.vision.config import VisionConfig
 from snn_rl.vision.experiments import (
@@ -102,7 +103,7 @@ def test_train_evaluate_energy_report(call: Call, cifar: Path, tmp_path: Path) -
 
 
 def shipped_classifier(root: Path) -> None:
-    """An untrained T1 as the package ships its classifiers."""
+    """An untrained ANN and T1 as the package ships its classifiers."""
     ann = trace(build_model("small", (3, 32, 32), 10).eval(), (3, 32, 32), pixels=True)
     images = torch.randint(0, 256, (1, 8, 3, 32, 32), dtype=torch.uint8)
     card = {
@@ -113,6 +114,23 @@ def shipped_classifier(root: Path) -> None:
         "preprocessing": {"image": [3, 32, 32]},
     }
     save(root / "cifar10-small" / "T1", convert(ann, Calibration(images), timesteps=1), 1, card)
+    save(root / "cifar10-small" / "ann", ann, 1, card | {"stage": "ann"})
+
+
+def test_a_shipped_ann_is_converted(
+    call: Call, cifar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (classifier, vision_run):
+        monkeypatch.setattr(module, "CLASSIFIERS", Zoo(tmp_path / "zoo", "classifier"))
+    shipped_classifier(tmp_path / "zoo")
+    start = ("--set", "ann_from=zoo:cifar10-small/ann", "--until", "2", "--run-dir", "run")
+    code, _, err = call("train", "--data", str(cifar), *SMALL, *start)
+    assert code == 0, err
+    assert sorted(p.parent.name for p in Path("run").glob("*/agent.json")) == ["T2"]
+    code, _, err = call(
+        *("train", "--data", str(cifar), *SMALL), "--set", "ann_from=zoo:cifar10-small/T7"
+    )
+    assert code == 2 and "it holds cifar10-small/T1, cifar10-small/ann" in err
 
 
 def test_shipped_classifiers_are_listed_loaded_and_evaluated(
@@ -129,7 +147,7 @@ def test_shipped_classifiers_are_listed_loaded_and_evaluated(
     (row,) = json.loads(out)
     assert (row["stage"], row["images"]) == ("T1", 4), err
     save_evaluation(tmp_path / "zoo" / "cifar10-small", [row])
-    (known,) = json.loads(call("zoo", "--json")[1])
+    known = next(row for row in json.loads(call("zoo", "--json")[1]) if row["stage"] == "T1")
     assert known["classifier"] == name
     assert [known[key] for key in ("accuracy", "spike_rate", "alpha")] == [
         row[key] for key in ("accuracy", "spike_rate", "alpha")

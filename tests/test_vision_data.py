@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from snn_rl.errors import ConfigError, SnnRlError
 from snn_rl.support.settings import shipped, validate
-from snn_rl.vision.augment import alternating, augment
+from snn_rl.vision.augment import alternating, augment, mixup
 from snn_rl.vision.cifar import load_cifar
 from snn_rl.vision.config import VisionConfig
 from snn_rl.vision.data import Arrays, Data, hold_out
@@ -294,6 +294,19 @@ def test_flip_mirrors_about_half_and_cutout_blackens_a_square() -> None:
     black = (cut == 0).all(1).flatten(1).sum(1)
     assert 4 <= int(black.min()) <= int(black.max()) == 16
     assert torch.equal(cut[cut > 0], images[cut > 0])
+
+
+def test_mixup_blends_images_and_labels_in_the_same_shares() -> None:
+    flat = torch.tensor([0, 50, 100, 250], dtype=torch.uint8)
+    images = flat.view(4, 1, 1, 1).expand(4, 3, 8, 8).contiguous()
+    blended, shares = mixup(images, torch.arange(4), 5, 1.0, drawn())
+    assert blended.dtype == torch.uint8 and blended.shape == images.shape
+    assert torch.equal(shares.sum(1), torch.ones(4)) and not shares[:, 4].any()
+    assert 0 < int((shares > 0).sum(1).max()) <= 2
+    expected = shares[:, :4] @ flat.float()
+    assert torch.allclose(blended.flatten(1).float(), expected[:, None], atol=0.51)
+    again = mixup(images, torch.arange(4), 5, 1.0, drawn())
+    assert torch.equal(again[0], blended) and torch.equal(again[1], shares)
 
 
 @pytest.mark.skipif(not UNPACK.exists(), reason="shared/data/cifar10 is not at hand")

@@ -136,7 +136,7 @@ def test_resume_is_exact_with_muon_and_averages_in_bfloat16(tmp_path: Path, upda
         | {"optimizer": "muon", "learning_rate": 0.02, "bias_learning_rate": 1e-3, "average": 0.9}
         for stage in ("ann", "spiking")
     }
-    changes["augment"] = {"crop": 1, "border": "reflect", "flip": "alternating"}
+    changes["augment"] = {"crop": 1, "border": "reflect", "flip": "alternating", "mixup": 0.5}
     process = Process(channels_last=True, precision=torch.bfloat16)
 
     def run(folder: Path, recorder: Recorder) -> dict[str, Network]:

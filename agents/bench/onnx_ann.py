@@ -1,4 +1,4 @@
-"""An ANN as an ONNX model, and the sessions of ONNX Runtime that race against the engine."""
+"""An ANN as an ONNX model, in float32 and in int8."""
 
 from __future__ import annotations
 
@@ -49,16 +49,6 @@ def ann_model(network: Network) -> Any:
     )  # fmt: skip
     opset = helper.make_opsetid("", 17)
     return helper.make_model(graph, opset_imports=[opset], ir_version=8)
-
-
-def session(model: Any) -> Any:
-    """ONNX Runtime's session of a model, on one thread."""
-    onnxruntime = _module("onnxruntime")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
 
 
 def quantised(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from snn_rl.agents.config import with_preset
+from snn_rl.agents.presets import with_preset
 from snn_rl.agents.setup import Setup
 from snn_rl.agents.sweep.local import LocalWorkers
 from snn_rl.agents.sweep.manifest import (

@@ -189,14 +189,25 @@ def energy(
     import_: ImportOption = None,
 ) -> None:
     """Operations, memory traffic and energy per frame, at the spike rates of real play."""
-    from snn_rl.agents.energy import measure_energies
+    from snn_rl.agents.energy import measure_energies, measure_work
+    from snn_rl.energy.views import work_table
 
     import_typed(import_)
     _, agents = _find(agent)
     reports = measure_energies(agents, trials)
+    work = measure_work(agents, reports)
     if as_json:
-        show_json([{"agent": name} | found.to_dict() for name, found in reports.items()])
+        rows = {name: [row.to_dict() for row in found] for name, found in work.items()}
+        shape = rows.pop("ANN")
+        show_json(
+            [
+                {"agent": name} | found.to_dict() | {"engines": rows.get(name, shape)}
+                for name, found in reports.items()
+            ]
+        )
     show_energy(reports, "frame", figure, tables=not as_json)
+    if not as_json:
+        show(work_table(work, "frame", next(iter(reports.values())).costs))
 
 
 def _games(text: str) -> int | Literal["all"]:

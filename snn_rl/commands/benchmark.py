@@ -45,7 +45,8 @@ def train(
 ) -> None:
     """Steps per second in training, against Stable-Baselines3's DQN at equal updates."""
     from snn_rl.agents.bench.throughput import training_throughput
-    from snn_rl.agents.config import make_config, with_preset
+    from snn_rl.agents.config import make_config
+    from snn_rl.agents.presets import with_preset
     from snn_rl.commands.tables import throughput_table
     from snn_rl.support.settings import override
 
@@ -73,6 +74,9 @@ def act(
     compiled: Annotated[
         bool, typer.Option("--compile", help="ANNs by torch.compile, too: takes a minute.")
     ] = False,
+    scores: Annotated[
+        bool, typer.Option("--scores", help="Int8 models play all starts: takes minutes.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Time of one decision on one thread: both engines, and ANNs in the runtimes installed."""
@@ -81,8 +85,8 @@ def act(
 
     pong = "zoo:PongNoFrameskip-v4"
     sources = agent or [f"{pong}/{stage}" for stage in ("T1", "T3", "T5")]
-    rivals = rival or ([] if agent else [f"{pong}/ann", f"{pong}/teacher"])
-    found = act_times(sources, rivals, frames, compiled)
+    rivals = rival or ([] if agent else [f"{pong}/paper-ann", f"{pong}/teacher2"])
+    found = act_times(sources, rivals, frames, compiled, scores)
     if as_json:
         show_json(found)
     else:

@@ -78,7 +78,7 @@ def _new(
     overrides: list[str],
     out: Path | None,
 ) -> Sweep:
-    from snn_rl.agents.config import with_preset
+    from snn_rl.agents.presets import with_preset
     from snn_rl.agents.sweep.api import new_sweep
     from snn_rl.agents.sweep.manifest import parse_grid, parse_seeds
     from snn_rl.support.settings import merge, parse_overrides, read_yaml

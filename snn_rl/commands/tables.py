@@ -101,6 +101,9 @@ def act_table(found: Mapping[str, Any]) -> Table:
             f"{row['p99_us']:.1f}",
             "yes" if row["exact"] else "no",
         )
+    if found["scores"]:
+        scores = ", ".join(f"{name} {score:.2f}" for name, score in found["scores"].items())
+        table.caption = f"mean score over all starts: {scores}"
     return table
 
 

@@ -260,14 +260,14 @@ def _scores(
     folder: Path, data: Path | None, limit: int | None, timesteps: int | None
 ) -> Iterator[tuple[dict[str, Any], EnergyReport]]:
     """Row and energy of every stage on the test set."""
-    from snn_rl.vision.classifier import load_classifier, stage_folders
+    from snn_rl.vision.classifier import CLASSIFIERS, load_classifier, stage_folders
     from snn_rl.vision.datasets import load_test
     from snn_rl.vision.process import open_process
     from snn_rl.vision.scoring import ann_densities, score, settings_of
 
     stages = stage_folders(folder)
     settings = settings_of(folder, data)
-    anns = [Path(settings.ann_from)] if settings.ann_from else []
+    anns = [CLASSIFIERS.find(settings.ann_from)] if settings.ann_from else []
     with open_process(settings.device, "float32", channels_last=settings.channels_last) as process:
         test = load_test(settings)
         densities = ann_densities([*stages, *anns], test, process)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Any
 
@@ -10,7 +9,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from snn_rl.conversion.affine import Affine, fold_affine, probe
+from snn_rl.conversion.affine import Affine, probe
+from snn_rl.conversion.building import GraphBuilder
 from snn_rl.conversion.heads import Head, constant, find_head
 from snn_rl.conversion.layer_options import (
     batch_norm,
@@ -22,9 +22,8 @@ from snn_rl.conversion.layer_options import (
     refused,
     window,
 )
-from snn_rl.conversion.padding import Pad, fold_padding
+from snn_rl.conversion.padding import Pad
 from snn_rl.conversion.tracer import BATCH, compute, example, trace_with_example
-from snn_rl.core.execute import build
 from snn_rl.core.graph import Node
 from snn_rl.core.network import Network
 from snn_rl.core.operations import (
@@ -34,7 +33,6 @@ from snn_rl.core.operations import (
     Dropout,
     Flatten,
     Input,
-    Operation,
     ReLU,
 )
 from snn_rl.errors import ConversionError
@@ -72,7 +70,7 @@ def trace(
     for item in traced.graph.nodes:
         reader.read(item)
     device = next((p.device for p in module.parameters()), None)
-    network = reader.finish().to(device).train(module.training)
+    network = reader.graph.finish(reader.output).to(device).train(module.training)
     check_finite(network)
     return network
 
@@ -88,31 +86,28 @@ def check_finite(network: Network) -> None:
 
 
 class _Reader:
-    """Reads torch.fx nodes in order and collects layer-graph nodes and their modules."""
+    """Reads torch.fx nodes in order: which operation is each, or why it is none."""
 
     def __init__(self, traced: fx.GraphModule, seen: Input) -> None:
         self.traced, self.seen = traced, seen
         self.modules = dict(traced.named_modules())
-        self.nodes: list[Node] = []
-        self.layers: dict[str, nn.Module] = {}
-        self.names: dict[fx.Node, str] = {}  # fx value -> node that produces it
-        self.shapes: dict[str, tuple[int, ...]] = {}  # of one sample, by node
+        self.graph = GraphBuilder()
         self.head = find_head(traced)
         self.output = ""
 
     def read(self, item: fx.Node) -> None:
         """Read one fx node."""
         if item.op == "placeholder":
-            if self.nodes:
+            if self.graph.nodes:
                 raise ConversionError("the module takes more than one input")
-            self._add(item, self.seen)
+            self.graph.add(item, self.seen)
             if self.seen.pixels:  # the module counts them in whole grey levels
                 whole = torch.ones(example(item).shape[1:], dtype=torch.float64, device="cpu")
-                self._affine(item, item, Affine(whole / PIXEL_UNIT, whole * 0))
+                self.graph.affine(item, item, Affine(whole / PIXEL_UNIT, whole * 0))
         elif item.op == "output":
-            if not isinstance(item.args[0], fx.Node) or item.args[0] not in self.names:
+            if not isinstance(item.args[0], fx.Node) or item.args[0] not in self.graph.names:
                 raise ConversionError("the module must return one tensor")
-            self.output = self.names[item.args[0]]
+            self.output = self.graph.names[item.args[0]]
         elif self.head is not None and (item in self.head.leaves or item in self.head.nodes):
             if item is self.head.nodes[-1]:
                 self._end(item, self.head)
@@ -121,41 +116,25 @@ class _Reader:
         elif item.op in ("call_function", "call_method"):
             self._function(item)
 
-    def finish(self) -> Network:
-        """The network; affine maps folded into its layers, dead branches dropped."""
-        nodes: list[Node] = []
-        needed = {self.output}
-        for node in reversed(self.nodes):
-            if node.name in needed:
-                nodes.insert(0, node)
-                needed.update(node.inputs)
-        nodes = fold_affine(nodes, self.layers, self.shapes)
-        nodes = fold_padding(nodes, self.layers)
-        network = Network(nodes)
-        for name, layer in self.layers.items():
-            if name in network.layers:
-                network.layers[name].load_state_dict(layer.state_dict())
-        return network
-
     def _end(self, item: fx.Node, head: Head) -> None:
         """One linear layer per branch of a linear head, and the sum of the branches."""
         by_source: dict[str, nn.Linear] = {}
         for index, leaf in enumerate(head.leaves):
             (source,) = _tensors(leaf, 1)
             layer = head.layer(index, self._linear(leaf))
-            name = self.names[source]
+            name = self.graph.names[source]
             if name in by_source:  # branches on the same features are one layer
                 layer.weight.data += by_source[name].weight.data
                 layer.bias.data += by_source[name].bias.data
             by_source[name] = layer
         names: list[str] = []
         for source, layer in by_source.items():
-            names.append(self._place(f"{item.name}_{len(names)}" if names else item.name))
-            self._append(item, Node(names[-1], linear(layer), (source,)), layer)
+            names.append(self.graph.free_name(f"{item.name}_{len(names)}" if names else item.name))
+            self.graph.append(item, Node(names[-1], linear(layer), (source,)), layer)
         before = names[0]
         for number, name in enumerate(names[1:]):
-            total = Node(self._place(f"{item.name}_sum{number}"), Add(), (before, name))
-            self._append(item, total)
+            total = Node(self.graph.free_name(f"{item.name}_sum{number}"), Add(), (before, name))
+            self.graph.append(item, total)
             before = total.name
 
     def _linear(self, leaf: fx.Node) -> nn.Linear:
@@ -163,76 +142,32 @@ class _Reader:
         assert isinstance(layer, nn.Linear)
         return layer
 
-    def _affine(self, item: fx.Node, source: fx.Node, affine: Affine) -> None:
-        node = Node(self._place(f"{item.name}_affine"), affine, (self.names[source],))
-        self._append(item, node)
-
-    def _add(
-        self,
-        item: fx.Node,
-        operation: Operation,
-        inputs: tuple[fx.Node, ...] = (),
-        layer: nn.Module | None = None,
-    ) -> None:
-        name = "input" if operation is self.seen else self._place(item.name)
-        for source in inputs:
-            half = self.shapes[self.names[source]] != example(source).shape[1:]
-            if half and not isinstance(operation, Flatten):
-                raise refused(item, f"{item.name} of a half-squeezed image")
-        sources = tuple(self.names[source] for source in inputs)
-        node = Node(name, operation, sources)
-        if layer is not None:
-            expected: Any = build(operation)
-            if layer.state_dict().keys() != expected.state_dict().keys():
-                raise refused(item, f"{type(layer).__name__} with unusual parameters")
-            layer = copy.deepcopy(layer)
-        self._append(item, node, layer)
-
-    def _append(self, item: fx.Node, node: Node, layer: nn.Module | None = None) -> None:
-        self.nodes.append(node)
-        self.names[item] = node.name
-        self.shapes[node.name] = tuple(example(item).shape[1:])
-        if layer is not None:
-            self.layers[node.name] = layer
-
-    def _place(self, name: str) -> str:
-        """A free name; a layer cannot be called like an attribute of ModuleDict, e.g. "values"."""
-        taken = {node.name for node in self.nodes}
-        while hasattr(nn.ModuleDict(), name) or name in taken:
-            name += "_"
-        return name
-
-    def _in_place(self, item: fx.Node, source: fx.Node) -> None:
-        """From here on `source`, under all of its names, holds the result of `item`."""
-        old = self.names[source]
-        self.names.update({value: self.names[item] for value, n in self.names.items() if n == old})
-
     def _module(self, item: fx.Node, layer: nn.Module) -> None:
         (source,) = _tensors(item, 1)
         match layer:
             case nn.Linear():
-                self._add(item, linear(layer), (source,), layer)
+                self.graph.add(item, linear(layer), (source,), layer)
             case nn.Conv2d():
-                self._add(item, convolution(item, layer), (source,), layer)
+                self.graph.add(item, convolution(item, layer), (source,), layer)
             case nn.BatchNorm1d() | nn.BatchNorm2d():
-                self._add(item, batch_norm(layer), (source,), layer)
+                self.graph.add(item, batch_norm(layer), (source,), layer)
             case nn.ReLU():
-                self._add(item, ReLU(), (source,))
+                self.graph.add(item, ReLU(), (source,))
                 if layer.inplace:
-                    self._in_place(item, source)
+                    self.graph.in_place(item, source)
             case nn.AvgPool2d() | nn.MaxPool2d():
-                self._add(item, pooling_layer(item, layer), (source,))
+                self.graph.add(item, pooling_layer(item, layer), (source,))
             case nn.AdaptiveAvgPool2d():
                 self._adaptive(item, source)
             case nn.ZeroPad2d():
-                self._add(item, Pad(*layer.padding), (source,))
+                self.graph.add(item, Pad(*layer.padding), (source,))
             case nn.Flatten():
                 self._reshape(item, source)
             case nn.Dropout() | nn.Dropout2d():
                 channels = isinstance(layer, nn.Dropout2d)
-                self._add(item, Dropout(layer.p, channels), (source,))
+                self.graph.add(item, Dropout(layer.p, channels), (source,))
             case nn.Identity():
-                self.names[item] = self.names[source]
+                self.graph.names[item] = self.graph.names[source]
             case _:
                 raise refused(item, type(layer).__name__)
 
@@ -243,25 +178,25 @@ class _Reader:
             if kwargs or len(item.args) > 2:
                 raise refused(item, "addition with a factor")
             inputs = _tensors(item, 2)
-            self._add(item, Add(), inputs)
+            self.graph.add(item, Add(), inputs)
             if name in ("iadd", "add_"):
-                self._in_place(item, inputs[0])
+                self.graph.in_place(item, inputs[0])
         elif name in ("relu", "relu_") or (name in _CLAMPS and clamps_at_zero(item)):
             (source,) = _tensors(item, 1)
-            self._add(item, ReLU(), (source,))
+            self.graph.add(item, ReLU(), (source,))
             in_place = name.endswith("_") or kwargs.get("inplace")
             if in_place or (target is functional.relu and len(item.args) > 1):
-                self._in_place(item, source)
+                self.graph.in_place(item, source)
         elif name in _RESHAPES:
             self._reshape(item, _tensors(item, 1)[0])
         elif target in (functional.avg_pool2d, functional.max_pool2d):
-            self._add(item, pooling_function(item), _tensors(item, 1))
+            self.graph.add(item, pooling_function(item), _tensors(item, 1))
         elif target is functional.adaptive_avg_pool2d or name == "mean":
             self._adaptive(item, _tensors(item, 1)[0])
         elif target in (functional.dropout, functional.dropout2d):
             p: Any = item.args[1] if len(item.args) > 1 else kwargs.get("p", 0.5)
             channels = target is functional.dropout2d
-            self._add(item, Dropout(float(p), channels), _tensors(item, 1))
+            self.graph.add(item, Dropout(float(p), channels), _tensors(item, 1))
         elif name.rstrip("_").removeprefix("i") in _AFFINE:
             self._constant_map(item, name)
         else:
@@ -270,19 +205,21 @@ class _Reader:
     def _joins(self, item: fx.Node) -> bool:
         """Whether an addition is one of two layers, not of a layer and a constant."""
         values = item.all_input_nodes
-        return sum(value in self.names for value in values) == 2 or item.args[0] is item.args[1]
+        return (
+            sum(value in self.graph.names for value in values) == 2 or item.args[0] is item.args[1]
+        )
 
     def _reshape(self, item: fx.Node, source: fx.Node) -> None:
         """Whatever only renames the axes of one sample."""
         before, after = tuple(example(source).shape), tuple(example(item).shape)
         if after == before:
-            self.names[item] = self.names[source]
+            self.graph.names[item] = self.graph.names[source]
         elif after[:2] == before[:2] and math.prod(after) == math.prod(before) == BATCH * before[1]:
-            self.names[item] = self.names[source]  # one of several squeezes
+            self.graph.names[item] = self.graph.names[source]  # one of several squeezes
             if len(after) == 2:
-                self._add(item, Flatten(), (source,))
+                self.graph.add(item, Flatten(), (source,))
         elif after == (BATCH, math.prod(before[1:])):
-            self._add(item, Flatten(), (source,))
+            self.graph.add(item, Flatten(), (source,))
         else:
             raise refused(item, f"a reshape that keeps axes, to {after[1:]} of {before[1:]}")
 
@@ -294,16 +231,16 @@ class _Reader:
             raise refused(item, f"a mean from {tuple(before[1:])} to {tuple(after[1:])}")
         pool = AvgPool2d(kernel, kernel)
         if len(after) == 4:
-            self._add(item, pool, (source,))
+            self.graph.add(item, pool, (source,))
             return
-        node = Node(self._place(f"{item.name}_image"), pool, (self.names[source],))
-        self._append(item, node)
-        self.shapes[node.name] = (before[1], 1, 1)
-        self._append(item, Node(self._place(item.name), Flatten(), (node.name,)))
+        node = Node(self.graph.free_name(f"{item.name}_image"), pool, (self.graph.names[source],))
+        self.graph.append(item, node)
+        self.graph.shapes[node.name] = (before[1], 1, 1)
+        self.graph.append(item, Node(self.graph.free_name(item.name), Flatten(), (node.name,)))
 
     def _constant_map(self, item: fx.Node, name: str) -> None:
         """A constant factor or shift, e.g. x / 255 or x - self.mean."""
-        sources = [value for value in item.all_input_nodes if value in self.names]
+        sources = [value for value in item.all_input_nodes if value in self.graph.names]
         if len(sources) != 1:
             raise refused(item, f"{name} of two layers")
         (source,) = sources
@@ -317,9 +254,9 @@ class _Reader:
         affine = probe(run, tuple(example(source).shape[1:]))
         if affine is None:
             raise refused(item, f"{name}, which is no constant factor or shift")
-        self._affine(item, source, affine)
+        self.graph.affine(item, source, affine)
         if name.endswith("_") or name in ("iadd", "isub", "imul", "itruediv"):
-            self._in_place(item, source)
+            self.graph.in_place(item, source)
 
 
 def _tensors(item: fx.Node, count: int) -> Any:

@@ -47,6 +47,16 @@ class LayerReads:
         ]
         return sum(math.prod(self.shapes[node.name]) for node in nonlinear)
 
+    def inputs(self) -> int:
+        """Values of the observation, all stacked frames."""
+        return math.prod(self.shapes[self.network.nodes[0].name])
+
+    def first_outputs(self) -> int:
+        """Outputs of the weighted layers that read the observation."""
+        nodes = self.network.nodes
+        first = [node for node in nodes if node.operation.weighted and not self.varies(node)]
+        return sum(math.prod(self.shapes[node.name]) for node in first)
+
     def varies(self, node: Node) -> bool:
         """The layer's input differs between the timesteps of a frame."""
         return node.inputs[0] in self._varying

@@ -24,36 +24,9 @@ from typing import Any
 from torch import Tensor
 
 from snn_rl.core.network import Network
+from snn_rl.energy.costs import LOCAL_PER_AC, LOCAL_PER_MAC, WORD, Costs
 from snn_rl.energy.counts import LayerReads, rates_per_neuron
 from snn_rl.errors import SnnRlError
-
-LOCAL_PER_MAC = 2
-"""Buffer accesses of a multiply-accumulate: weight and input; the sum stays in a register."""
-LOCAL_PER_AC = 3
-"""Buffer accesses of a spike's accumulate: weight, and the membrane read and written back."""
-WORD = 32
-"""Bits of a weight, membrane or ANN activation; a spike takes one bit."""
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Energy of single operations and of accesses to 32-bit words, in pJ.
-
-    Source: Horowitz, "Computing's energy problem (and what we can do about it)", ISSCC 2014,
-    45 nm, 0.9 V: float32 multiplication 3.7, addition 0.9; reading 64 bits from a cache of 8 KB
-    10, 32 KB 20, 1 MB 100, from DRAM 1300 to 2600. A 32-bit word is charged half of that.
-
-    Attributes:
-        mac: multiply and add.
-        local: buffer beside the arithmetic (8 KB).
-        main: memory of weights, membranes and activations (1 MB on the chip; 650 for DRAM).
-    """
-
-    mac: float = 4.6
-    accumulate: float = 0.9
-    multiply: float = 3.7
-    local: float = 5.0
-    main: float = 50.0
 
 
 @dataclass(frozen=True)
@@ -90,6 +63,8 @@ class EnergyReport:
         adapting_spikes: per frame, of those.
         activations: values that hidden layers pass on: spiking neurons, or ReLU outputs.
         weights: without biases.
+        inputs: values that the network reads, all stacked frames.
+        first_outputs: of the layers that read them.
     """
 
     timesteps: int
@@ -101,6 +76,8 @@ class EnergyReport:
     weights: int
     adapting: int = 0
     adapting_spikes: float = 0.0
+    inputs: int = 0
+    first_outputs: int = 0
     costs: Costs = field(default_factory=Costs)
 
     @property
@@ -204,8 +181,17 @@ class EnergyReport:
     def main_accesses_layerwise(self) -> float:
         """Main memory words, one layer after the other: a layer finishes all timesteps at once,
         so weights are fetched, and carried membranes read and written, once per frame."""
-        carried = 2 * (self.neurons + self.adapting) if self.carry_membrane else 0
-        return self.weights + carried + self._activation_accesses
+        return self.weights + self.carried_accesses + self._activation_accesses
+
+    @property
+    def carried_accesses(self) -> int:
+        """Membrane words read and written once per frame, where they are carried."""
+        return 2 * (self.neurons + self.adapting) if self.carry_membrane else 0
+
+    @property
+    def local_accesses(self) -> float:
+        """Words of the buffer beside the arithmetic that operations read and write."""
+        return LOCAL_PER_MAC * self.snn_macs + LOCAL_PER_AC * self.exact_acs
 
     @property
     def _activation_accesses(self) -> float:
@@ -240,8 +226,9 @@ class EnergyReport:
         return self.ann_total_pj / self.total_pj
 
     def _with_memory(self, main_accesses: float) -> float:
-        local = LOCAL_PER_MAC * self.snn_macs + LOCAL_PER_AC * self.exact_acs
-        return self.exact_pj + local * self.costs.local + main_accesses * self.costs.main
+        return (
+            self.exact_pj + self.local_accesses * self.costs.local + main_accesses * self.costs.main
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Everything above as plain data for JSON."""
@@ -315,5 +302,7 @@ def energy_report(
         weights=reads.weights(),
         adapting=sum(adapting.values()),
         adapting_spikes=sum(float(rates[name].sum()) for name in adapting),
+        inputs=reads.inputs(),
+        first_outputs=reads.first_outputs(),
         costs=costs or Costs(),
     )

@@ -8,7 +8,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from snn_rl.energy.costs import Costs
 from snn_rl.energy.report import EnergyReport
+from snn_rl.energy.work import Work, source_of_costs
 from snn_rl.support.plotting import BLUE, RED, new_figure
 
 NANO = 1e-3
@@ -52,6 +54,7 @@ def summary_tables(reports: Mapping[str, EnergyReport], per: str) -> tuple[Table
         *("stage", "spikes per neuron", "accumulates", "leak multiplies", "memory accesses"),
         *("of them membranes", "accesses over T1"),
         title=f"operations and memory per {per}",
+        caption=source_of_costs(first.costs),
     )
     for name, report in reports.items():
         if not report.neurons:
@@ -69,6 +72,31 @@ def summary_tables(reports: Mapping[str, EnergyReport], per: str) -> tuple[Table
             f"{report.access_ratio:.2f}",
         )
     return energy, behind
+
+
+def work_table(work: Mapping[str, Sequence[Work]], per: str, costs: Costs) -> Table:
+    """What every way to run the ANN and the spiking stages takes.
+
+    Args:
+        work: rows by agent, those of the ANN first.
+    """
+    table = Table(
+        *("engine", "multiply-adds", "additions", "weights fetched", "membrane accesses"),
+        *("all main accesses", "compute, nJ", "with memory, nJ", "α with memory"),
+        title=f"by engine, per {per} (thousands; 32-bit words)",
+        caption=source_of_costs(costs),
+    )
+    (ann, *_), *_ = work.values()
+    for name, rows in work.items():
+        for row in rows:
+            counts = (row.multiplies, row.additions, row.weights, row.membranes, row.main)
+            table.add_row(
+                row.name if name == "ANN" else f"{name}, {row.name}",
+                *(f"{count / 1e3:,.1f}" for count in counts),
+                *_nano(row.compute, row.total),
+                f"{ann.total / row.total:.2f}",
+            )
+    return table
 
 
 def draw_energy(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from string import Template
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 import snn_rl
 from snn_rl.errors import SnnRlError
+from snn_rl.exchange.c_plan import gathers, slimmed
 from snn_rl.exchange.golden import Trace
 from snn_rl.exchange.one_frame import MEMBRANE
 from snn_rl.inference import plan
@@ -40,7 +41,7 @@ PLACES = {
     plan.IN_PIXELS: "IN_PIXELS", plan.IN_OBSERVED: "IN_OBSERVED", plan.IN_SPIKES: "IN_SPIKES",
     plan.IN_FLOATS: "IN_FLOATS", plan.IN_SUMS: "IN_SUMS",
 }  # fmt: skip
-WIDTH = 100
+WIDTH, COPIED = 100, 16
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,12 @@ def sources(recipe: Recipe, trace: Trace, stem: str = "agent") -> dict[str, str]
     """
     if not re.fullmatch(r"[A-Za-z0-9_.+-]+", stem):
         raise SnnRlError(f"{stem!r} holds other characters than letters, digits, _ . + -")
+    recipe = replace(recipe, plan=slimmed(recipe.plan))
     common = {"stem": stem, "title": _comment(recipe.title), "version": snn_rl.__version__}
     tables, constants = _tables(recipe)
     header = common | _sizes(recipe) | {"constants": str(constants)}
     return {
-        f"{stem}.c": _filled("agent.c", common | {"tables": tables}),
+        f"{stem}.c": _filled("agent.c", common | {"tables": tables, "copied": str(COPIED)}),
         f"{stem}.h": _filled("agent.h", header),
         f"{stem}_trace.h": _trace(recipe.plan, trace, common),
     }
@@ -106,19 +108,37 @@ def _sizes(recipe: Recipe) -> dict[str, str]:
     }  # fmt: skip
     rooms = {name: max(size, 1) for name, size in rooms.items()}  # C has no empty arrays
     words = sum(rooms[name] for name in ("sums", "floats", "accumulators"))
+    lists, index = _lists(network)
     memory = (
         _rounded(4 * network.neurons + value * max(history * inputs, 1))
         + 4 * words
+        + index * sum(lists.values())
         + _rounded(value * network.inputs + rooms["seen"] + rooms["spikes"])
     )
     frame = "".join(f"[{n}]" for n in network.input_shape)
     kind = "uint8, grey and resized" if network.pixels else "the raw vector"
-    return {name: str(size) for name, size in rooms.items()} | {
+    return {name: str(size) for name, size in (rooms | lists).items()} | {
         "pixels": str(int(network.pixels)), "inputs": str(inputs), "history": str(history),
-        "frame": f"{frame}, {kind}", "actions": str(network.outputs),
+        "index": f"uint{8 * index}_t", "frame": f"{frame}, {kind}", "actions": str(network.outputs),
         "timesteps": str(recipe.timesteps), "carry": str(int(recipe.carry)),
         "neurons": str(network.neurons), "memory": str(memory), "layers": _layers(network.layers),
     }  # fmt: skip
+
+
+def _lists(network: Plan) -> tuple[dict[str, int], int]:
+    """Room for the lists of spikes and of rows of weights, and bytes of a number in them."""
+    rows = [row for row in network.program if gathers(row)]
+    inputs = max((int(row[plan.INPUTS]) for row in rows), default=0)
+    positions = max((int(row[plan.INPUTS] // row[plan.CHANNELS]) for row in rows), default=0)
+    most = max((_seen(row) for row in rows), default=0)
+    sizes = {"list": inputs + COPIED, "before": positions + 1, "rows": most + COPIED}
+    width = 2 if max(inputs, most) < 2**16 else 4
+    return {name: size + size % 2 for name, size in sizes.items()}, width
+
+
+def _seen(row: NDArray[np.int64]) -> int:
+    """Inputs of one output position."""
+    return int(row[plan.KERNEL] // row[plan.OUT_CHANNELS] * row[plan.CHANNELS])
 
 
 def _rounded(size: int) -> int:

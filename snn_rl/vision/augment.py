@@ -1,9 +1,10 @@
-"""Random crops, flips and cutout on whole batches of uint8 images, on their own device."""
+"""Random crops, flips, cutout and mixup on whole batches of uint8 images, on their own device."""
 
 from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -42,6 +43,35 @@ def augment(
     if cutout:
         images = _cutout(images, generator, cutout)
     return images
+
+
+def mixup(
+    images: Tensor, labels: Tensor, classes: int, alpha: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Each image blended with another one of the batch, and the labels in the same shares.
+
+    Source: Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization".
+
+    Args:
+        images: uint8 [batch, channels, height, width]; not changed.
+        labels: int64 [batch].
+        alpha: shares follow Beta(alpha, alpha); above 0.
+        generator: on the CPU, so that every device draws the same numbers.
+
+    Returns:
+        uint8 images as before, and the share of every class, float32 [batch, classes].
+    """
+    batch = len(labels)
+    # Gamma draws of torch take no generator; NumPy's follow from one number of it.
+    seed = int(torch.randint(2**62, (), generator=generator))
+    drawn = np.random.default_rng(seed).beta(alpha, alpha, batch).astype(np.float32)
+    share = torch.from_numpy(drawn).to(images.device)
+    other = torch.randperm(batch, generator=generator).to(images.device)
+    weight = share.view(-1, 1, 1, 1)
+    blended = images * weight + images[other] * (1 - weight)
+    known = functional.one_hot(labels, classes).float()
+    weight = share.view(-1, 1)
+    return blended.round_().to(torch.uint8), known * weight + known[other] * (1 - weight)
 
 
 def alternating(indices: Tensor, seed: int, epoch: int, total: int) -> Tensor:

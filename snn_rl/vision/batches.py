@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from snn_rl.errors import SnnRlError
-from snn_rl.vision.augment import alternating, augment
+from snn_rl.vision.augment import alternating, augment, mixup
 from snn_rl.vision.config import AugmentConfig
-from snn_rl.vision.data import Batch, Source, chunked
+from snn_rl.vision.data import Batch, Data, chunked
 from snn_rl.vision.process import Process
 
 
@@ -34,17 +34,19 @@ class Batches:
     """
 
     def __init__(
-        self, source: Source, changes: AugmentConfig, process: Process, seed: int, size: int
+        self, data: Data, changes: AugmentConfig, process: Process, seed: int, size: int
     ) -> None:
-        self.source, self.changes, self.process, self.seed = source, changes, process, seed
-        self.size = min(size, len(source.labels))
-        self.per_epoch = len(source.labels) // self.size
+        self.source, self.classes = data.train, len(data.classes)
+        self.changes, self.process, self.seed = changes, process, seed
+        self.size = min(size, len(self.source.labels))
+        self.per_epoch = len(self.source.labels) // self.size
         if self.size < process.world:
             raise SnnRlError(f"a batch of {self.size} cannot be shared by {process.world}")
 
     def of_epoch(self, epoch: int, first: int) -> Iterator[Batch]:
         """This process's images [batch, channels, height, width] and labels [batch], on its
-        device, of the epoch's batches from number `first` on."""
+        device, of the epoch's batches from number `first` on; with mixup, labels are shares of
+        the classes [batch, classes]."""
         seed = derived_seed(self.seed, epoch)
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(self.source.labels), generator=generator)
@@ -55,17 +57,23 @@ class Batches:
         for number, (share, (images, labels)) in enumerate(zip(shares, found, strict=True), first):
             images = images.to(device, non_blocking=True)
             labels = labels.to(device, non_blocking=True)
-            yield self._augmented(images, share, epoch, number), labels
+            generator = torch.Generator().manual_seed(self.update_seed(epoch, number))
+            images = self._augmented(images, share, epoch, generator)
+            if self.changes.mixup:
+                images, labels = mixup(images, labels, self.classes, self.changes.mixup, generator)
+            yield images, labels
 
     def update_seed(self, epoch: int, number: int) -> int:
         """Of all else that is drawn in the update with a batch, in this process."""
         return derived_seed(self.seed, epoch, number, self.process.rank)
 
-    def _augmented(self, images: Tensor, indices: Tensor, epoch: int, number: int) -> Tensor:
+    def _augmented(
+        self, images: Tensor, indices: Tensor, epoch: int, generator: torch.Generator
+    ) -> Tensor:
         changes, flip = self.changes, self.changes.flip
         return augment(
             images,
-            torch.Generator().manual_seed(self.update_seed(epoch, number)),
+            generator,
             crop=changes.crop,
             border=changes.border,
             flip=alternating(indices, self.seed, epoch, len(self.source.labels))

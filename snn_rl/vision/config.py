@@ -47,6 +47,9 @@ class AugmentConfig(Section):
     """mirror no image, a random half, or one half in this epoch and the other in the next"""
     cutout: int = Field(default=0, ge=0)
     """side of a black square put anywhere on the image"""
+    mixup: float = Field(default=0.0, ge=0)
+    """each image is blended with another of its batch, and so are their labels, in a share drawn
+    from Beta(mixup, mixup); 0: never"""
     resized_crop: list[float] = Field(default=[0.08, 1.0], min_length=2, max_length=2)
     """share of a decoded image's area that a random crop covers (image files alone)"""
 
@@ -157,7 +160,7 @@ class VisionConfig(Section):
     teacher: Literal["ann", "previous"] = "ann"
     """whose logits a spiking stage distils, where spiking.distill is above 0"""
     ann_from: str | None = None
-    """folder of a trained ANN to convert instead of training one"""
+    """a trained ANN to convert instead of training one: its folder, or zoo:NAME"""
     validation: int | float = Field(default=5000, gt=0)
     """training images held out to choose the weights of a stage, or a share of them below 1; never
     the test set"""

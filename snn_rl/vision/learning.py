@@ -26,7 +26,7 @@ def loss_of(logits: Tensor, labels: Tensor, teacher: Tensor | None, config: Stag
 
     Args:
         logits, teacher: [batch, classes], float32.
-        labels: int64 [batch].
+        labels: int64 [batch], or shares of the classes [batch, classes].
     """
     loss = functional.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
     if teacher is None or config.distill == 0:

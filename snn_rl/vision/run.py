@@ -29,6 +29,7 @@ from snn_rl.runs.owner import Owner, own
 from snn_rl.runs.provenance import hardware, written
 from snn_rl.runs.resume import RESUME, Saver
 from snn_rl.vision.batches import derived_seed
+from snn_rl.vision.classifier import CLASSIFIERS
 from snn_rl.vision.config import ANN, PRUNED, VisionConfig, read_config
 from snn_rl.vision.data import Data
 from snn_rl.vision.evaluation import evaluate
@@ -108,7 +109,7 @@ class Run:
         """The ANN that the run converts instead of training one, if any."""
         if self.config.ann_from is None:
             return None
-        network, card = checkpoint.load(Path(self.config.ann_from))
+        network, card = checkpoint.load(CLASSIFIERS.find(self.config.ann_from))
         if network.spiking or card.get("dataset", {}).get("name") != self.data.name:
             raise SnnRlError(f"{self.config.ann_from} holds no ANN for {self.data.name}")
         return Stage(1, self.process.place(network))

@@ -96,7 +96,7 @@ class StageTrainer:
         self.teacher = None
         if plan.teacher is not None and plan.config.distill > 0:
             self.teacher = process.place(plan.teacher.network.clone()).eval()
-        self.batches = Batches(data.train, augmentation, process, plan.seed, plan.config.batch)
+        self.batches = Batches(data, augmentation, process, plan.seed, plan.config.batch)
         self.epoch = self.done = 0  # finished epochs, finished updates of the current one
         self.seconds = 0.0
         self.best: dict[str, Tensor] | None = None
@@ -183,7 +183,8 @@ class StageTrainer:
             raise FloatingPointError(
                 f"stage {self.plan.name}: the loss is not finite; lower its learning_rate"
             )
-        correct = int((logits.detach().argmax(1) == labels).sum())
+        likeliest = labels if labels.dim() == 1 else labels.argmax(1)
+        correct = int((logits.detach().argmax(1) == likeliest).sum())
         self.sums += torch.tensor([count, correct, value * count], dtype=torch.float64)
         self.done += 1
 

@@ -20,12 +20,13 @@
 #if defined(__clang__) || !defined(__GNUC__)
 #pragma STDC FP_CONTRACT OFF
 #else
-#pragma GCC optimize("fp-contract=off")
+#pragma GCC optimize("fp-contract=off", "no-loop-unroll-and-jam") /* which keeps sums scalar */
 #endif
 
 /* What an operation does, and where a value lies. */
 enum { PIXELS, DENSE, SCATTER, SCALE, ADD, LIF, READOUT };
 enum { IN_PIXELS, IN_OBSERVED, IN_SPIKES, IN_FLOATS, IN_SUMS };
+enum { COPIED = $copied }; /* spikes at a time */
 
 /* Offsets and sizes. Values lie channels last, [y][x][channel]; a frame as it comes. */
 typedef struct {
@@ -33,9 +34,11 @@ typedef struct {
     int32_t once; /* the same at every timestep of a frame */
     int32_t source, source_in, inputs;
     int32_t target, outputs;
-    int32_t weights; /* [in channel][ky][kx][out channel of the group] */
+    int32_t weights; /* of spikes [ky][kx][in channel][out channel], then a
+                        row of zeros; of others, and in groups,
+                        [in channel][ky][kx][out channel of the group] */
     int32_t bias; /* of a LIF: its thresholds */
-    int32_t table;
+    int32_t table; /* of spikes which inputs an output sees, else which outputs an input reaches */
     int32_t channels, kernel, row, per_group, out_channels;
     int32_t second, second_in; /* ADD: the other value. LIF: leaks. Of spikes: the weights' unit */
     int32_t membrane, accumulator;
@@ -44,8 +47,6 @@ typedef struct {
 $tables
 
 typedef char snn_memory_is_as_stated[sizeof(snn_agent) == SNN_MEMORY ? 1 : -1];
-
-static const uint64_t NUMBER = 0x0001020304050607u; /* times bit 8 * j: j in the top byte */
 
 /* Eight bytes as one number, the first of them lowest; compilers make one load of it. */
 static uint64_t word_at(const uint8_t *b)
@@ -126,65 +127,102 @@ static void dense(const Operation *op, const float *x, float *out)
 }
 #endif
 
-/* Add the weights of 1 to 4 spikes at one position; together they touch every output once. */
-static void add_rows(const uint32_t *bounds, size_t group, const size_t *rows, int count,
-                     int32_t *out)
+static size_t count_ones(uint64_t word)
 {
-    for (uint32_t j = bounds[0]; j < bounds[1]; j += 2)
-        for (uint32_t k = bounds[2]; k < bounds[3]; k += 3) {
-            const int16_t *from = whole + tables[j] + tables[k];
-            const int16_t *a = from + rows[0], *b = from + rows[1];
-            const int16_t *c = from + rows[2], *d = from + rows[3];
-            int32_t *restrict o = out + group + tables[j + 1] + tables[k + 1];
-            size_t length = tables[k + 2];
-            switch (count) {
-            case 1:
-                for (size_t n = 0; n < length; n++)
-                    o[n] += a[n];
-                break;
-            case 2:
-                for (size_t n = 0; n < length; n++)
-                    o[n] += a[n] + b[n];
-                break;
-            case 3:
-                for (size_t n = 0; n < length; n++)
-                    o[n] += a[n] + b[n] + c[n];
-                break;
-            default:
-                for (size_t n = 0; n < length; n++)
-                    o[n] += (a[n] + b[n]) + (c[n] + d[n]);
-            }
-        }
+    word -= word >> 1 & 0x5555555555555555u;
+    word = (word & 0x3333333333333333u) + (word >> 2 & 0x3333333333333333u);
+    return (size_t)(((word + (word >> 4)) & 0x0f0f0f0f0f0f0f0fu) * 0x0101010101010101u >> 56);
 }
 
-/* Add what spikes bring: whole numbers, exact in any order. */
-static void add_spikes(const Operation *op, const uint8_t *spikes, int32_t *out)
+/* Index of the lowest bit that is set. */
+static size_t lowest(uint64_t word)
 {
-    size_t rows[4] = {0, 0, 0, 0}, at_group = 0, channels = (size_t)op->channels, begin = 0;
-    size_t words = ((size_t)op->inputs + 7) / 8;
-    const uint32_t *bounds = tables + op->table;
-    int count = 0;
-    for (size_t i = 0; i < words; i++)
-        for (uint64_t word = word_at(spikes + 8 * i); word != 0; word &= word - 1) {
-            size_t spike = 8 * i + (size_t)(((word & (~word + 1)) * NUMBER) >> 56);
-            size_t group, base;
-            if (spike - begin >= channels) {
-                if (count > 0)
-                    add_rows(bounds, at_group, rows, count, out);
-                count = 0;
-                for (; spike - begin >= channels; begin += channels)
-                    bounds += 4;
-            }
-            base = base_of(op, spike - begin, &group);
-            if (count == 4 || (count > 0 && group != at_group)) {
-                add_rows(bounds, at_group, rows, count, out);
-                count = 0;
-            }
-            at_group = group;
-            rows[count++] = base;
+    static const uint8_t index[64] = {
+        0,  1,  2,  53, 3,  7,  54, 27, 4,  38, 41, 8,  34, 55, 48, 28, 62, 5,  39, 46, 44, 42,
+        22, 9,  24, 35, 59, 56, 49, 18, 29, 11, 63, 52, 6,  26, 37, 40, 33, 47, 61, 45, 43, 21,
+        23, 58, 17, 10, 51, 25, 36, 32, 60, 20, 57, 16, 50, 31, 19, 15, 30, 14, 13, 12};
+    return index[((word & (~word + 1)) * 0x022fdd63cc95386du) >> 58]; /* a de Bruijn sequence */
+}
+
+/* List the spikes' indices, and how many of them come before each position. Here as below, what
+ * would be a branch that no processor foresees is done without. */
+static void list_spikes(const Operation *op, const uint8_t *spikes, snn_index *list,
+                        snn_index *before)
+{
+    size_t inputs = (size_t)op->inputs, channels = (size_t)op->channels, count = 0, position = 0;
+    for (size_t first = 0; first < inputs; first += 64) {
+        uint64_t word = 0;
+        for (size_t j = 0; j < 8; j++) /* eight bytes of 0 or 1 become eight bits */
+            word |= (word_at(spikes + first + 8 * j) * 0x0102040810204080u) >> 56 << 8 * j;
+        for (; position * channels < first + 64 && position * channels < inputs; position++) {
+            uint64_t below = ((uint64_t)1 << (position * channels - first)) - 1;
+            before[position] = (snn_index)(count + count_ones(word & below));
         }
-    if (count > 0)
-        add_rows(bounds, at_group, rows, count, out);
+        for (; word != 0; word &= word - 1)
+            list[count++] = (snn_index)(first + lowest(word));
+    }
+    before[position] = (snn_index)count;
+}
+
+/* Which rows of weights the spikes bring that an output position sees: their number, a multiple of
+ * 8, since rows of zeros fill up. */
+static size_t list_rows(const Operation *op, size_t position, const snn_index *list,
+                        const snn_index *before, snn_index *restrict rows)
+{
+    const uint32_t *bounds = tables + op->table + 2 * position;
+    snn_index zeros = (snn_index)(op->kernel / op->out_channels * op->channels);
+    size_t count = 0;
+    for (uint32_t k = bounds[0]; k < bounds[1]; k += 3) {
+        size_t begin = before[tables[k]], size = before[tables[k + 1]] - begin, i = 0;
+        snn_index shift = (snn_index)tables[k + 2];
+        do /* always so many: what follows overwrites */
+            for (size_t n = 0; n < COPIED; n++)
+                rows[count + i + n] = (snn_index)(list[begin + i + n] + shift);
+        while ((i += COPIED) < size);
+        count += size;
+    }
+    for (size_t n = 0; n < 8; n++)
+        rows[count + n] = zeros;
+    return (count + 7) / 8 * 8;
+}
+
+/* Add rows of weights, eight at a time: whole numbers, exact in any order. */
+static void add_rows(const int16_t *from, const snn_index *rows, size_t count, size_t width,
+                     int32_t *restrict out)
+{
+    for (size_t i = 0; i < count; i += 8) {
+        const int16_t *a = from + rows[i] * width, *b = from + rows[i + 1] * width;
+        const int16_t *c = from + rows[i + 2] * width, *d = from + rows[i + 3] * width;
+        const int16_t *e = from + rows[i + 4] * width, *f = from + rows[i + 5] * width;
+        const int16_t *g = from + rows[i + 6] * width, *h = from + rows[i + 7] * width;
+        for (size_t n = 0; n < width; n++)
+            out[n] += ((a[n] + b[n]) + (c[n] + d[n])) + ((e[n] + f[n]) + (g[n] + h[n]));
+    }
+}
+
+/* Add what the listed spikes bring to one position of the output. */
+static void gather(const Operation *op, size_t position, snn_agent *agent, int32_t *out)
+{
+    size_t count = list_rows(op, position, agent->list, agent->before, agent->rows);
+    add_rows(whole + op->weights, agent->rows, count, (size_t)op->out_channels, out);
+}
+
+/* Add what spikes bring, one after the other: where channels come in groups. */
+static void add_grouped(const Operation *op, const uint8_t *spikes, int32_t *out)
+{
+    size_t channels = (size_t)op->channels;
+    for (size_t i = 0; i < (size_t)op->inputs; i++)
+        if (spikes[i]) {
+            const uint32_t *b = tables + op->table + 4 * (i / channels);
+            size_t group, base = base_of(op, i % channels, &group);
+            for (uint32_t j = b[0]; j < b[1]; j += 2)
+                for (uint32_t k = b[2]; k < b[3]; k += 3) {
+                    const int16_t *w = whole + base + tables[j] + tables[k];
+                    int32_t *restrict o = out + group + tables[j + 1] + tables[k + 1];
+                    for (size_t n = 0; n < tables[k + 2]; n++)
+                        o[n] += w[n];
+                }
+        }
 }
 
 /* Add what floats bring: sums of pooled spikes or pixels. */
@@ -229,24 +267,52 @@ static void fill(float *out, size_t outputs, const float *bias, size_t channels)
             out[at + n] = bias[n];
 }
 
-/* A convolution, pool or linear layer of spikes or of floats. */
-static void scatter(const Operation *op, snn_agent *agent)
+/* Sums of whole weights as floats: exact, since they stay below 2^24. */
+static void off_grid(const int32_t *total, size_t count, float unit, const float *bias,
+                     float *restrict out)
+{
+    for (size_t n = 0; n < count; n++)
+        out[n] = (float)total[n] * unit + bias[n];
+}
+
+static void clear(int32_t *total, size_t count)
+{
+    for (size_t n = 0; n < count; n++)
+        total[n] = 0;
+}
+
+/* A convolution, pool or linear layer of spikes. */
+static void scatter_spikes(const Operation *op, snn_agent *agent, float *out)
 {
     size_t outputs = (size_t)op->outputs, channels = (size_t)op->out_channels;
-    const float *bias = weights + op->bias;
-    float *restrict out = agent->floats + op->target;
-    int32_t *total = agent->accumulators + op->accumulator;
-    if (op->source_in != IN_SPIKES) {
-        fill(out, outputs, bias, channels);
-        add_values(op, held(agent, op->source_in, op->source), out);
-        return;
+    const uint8_t *spikes = agent->spikes + op->source;
+    int32_t *total = agent->accumulators;
+    int grouped = op->per_group != op->channels;
+    if (grouped) {
+        clear(total, outputs);
+        add_grouped(op, spikes, total);
+    } else
+        list_spikes(op, spikes, agent->list, agent->before);
+    for (size_t at = 0; at < outputs; at += channels) {
+        if (!grouped) {
+            clear(total, channels);
+            gather(op, at / channels, agent, total);
+        }
+        off_grid(grouped ? total + at : total, channels, weights[op->second], weights + op->bias,
+                 out + at);
     }
-    for (size_t n = 0; n < outputs; n++)
-        total[n] = 0;
-    add_spikes(op, agent->spikes + op->source, total);
-    for (size_t at = 0; at < outputs; at += channels)
-        for (size_t n = 0; n < channels; n++)
-            out[at + n] = (float)total[at + n] * weights[op->second] + bias[n];
+}
+
+/* The same of spikes or of floats. */
+static void scatter(const Operation *op, snn_agent *agent)
+{
+    float *out = agent->floats + op->target;
+    if (op->source_in == IN_SPIKES)
+        scatter_spikes(op, agent, out);
+    else {
+        fill(out, (size_t)op->outputs, weights + op->bias, (size_t)op->out_channels);
+        add_values(op, held(agent, op->source_in, op->source), out);
+    }
 }
 
 /* The last layer: summed over the timesteps, then the mean. */
@@ -262,9 +328,10 @@ static void read_out(const Operation *op, snn_agent *agent, int step, float *q)
         if (spikes)
             total[n] = 0;
     }
-    if (spikes)
-        add_spikes(op, agent->spikes + op->source, total);
-    else
+    if (spikes) {
+        list_spikes(op, agent->spikes + op->source, agent->list, agent->before);
+        gather(op, 0, agent, total);
+    } else
         add_values(op, held(agent, op->source_in, op->source), out);
     for (size_t n = 0; step == SNN_TIMESTEPS - 1 && n < outputs; n++) {
         float sum = spikes ? (float)total[n] * weights[op->second] : out[n];

@@ -37,6 +37,9 @@ typedef uint8_t snn_value;
 typedef float snn_value;
 #endif
 
+/* Numbers spikes and rows of weights. */
+typedef $index snn_index;
+
 /* All that the agent remembers of an episode, which snn_reset begins. Copy it out of an snn_agent
  * to keep a moment, assign it back to return there. */
 typedef struct {
@@ -50,6 +53,7 @@ typedef struct {
     int32_t accumulators[$accumulators];
     float floats[$floats];
     float sums[$sums];
+    snn_index list[$list], before[$before], rows[$rows];
     snn_state state;
     snn_value input[(SNN_HISTORY + 1) * SNN_INPUTS];
     uint8_t seen[$seen];
