@@ -9,12 +9,6 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "_extensions"))
 
-# Autodoc imports a module as a type checker would see it at first, TYPE_CHECKING being true. These
-# do not bear that while they are being imported themselves.
-import pydantic.main  # noqa: E402, F401
-import rich.table  # noqa: E402, F401
-import torch  # noqa: E402, F401
-
 from snn_rl import __version__  # noqa: E402
 
 project = "snn-rl"

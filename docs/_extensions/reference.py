@@ -5,6 +5,7 @@ They are written to docs/reference/ before Sphinx reads its sources, and are not
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import pkgutil
 from pathlib import Path
@@ -98,6 +99,8 @@ def _room(name: str, title: str) -> str:
     package = importlib.import_module(name)
     lines = [f"# {title}: `{name}`", "", _first_line(package), ""]
     for module in _modules(package):
+        # Documenting a class adds to pydantic's annotations: no model may be made after that.
+        importlib.import_module(module)
         lines += [f"## {module}", "", "```{eval-rst}", f".. automodule:: {module}"]
         lines += ["   :members:", "```", ""]
     return "\n".join(lines)
