@@ -163,10 +163,10 @@ def full_state(info: dict[str, Any], env_id: str) -> NDArray[np.float32]:
     """info["full_state"] of a vector environment, [batch, features].
 
     Raises:
-        SnnRlError: the environment reports none.
+        SnnRlError: the environment reports none, or not in every step.
     """
     state = info.get("full_state")
-    if state is None:
+    if state is None or not np.all(info.get("_full_state", True)):
         raise SnnRlError(
             f"{env_id} reports no info['full_state']: choose another teacher, e.g. stack:4"
         )

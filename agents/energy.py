@@ -14,8 +14,9 @@ from snn_rl.agents.dqn.rollout import Exploration
 from snn_rl.agents.dqn.validation import Task
 from snn_rl.agents.evaluation import evaluate
 from snn_rl.agents.seeds import evaluation_seeds
+from snn_rl.energy.accounting import energy_report
 from snn_rl.energy.counts import activation_densities
-from snn_rl.energy.report import EnergyReport, energy_report
+from snn_rl.energy.report import EnergyReport
 from snn_rl.energy.traffic import Traffic, mean_traffic, measure_traffic
 from snn_rl.energy.work import Work, ann_work, spiking_work
 

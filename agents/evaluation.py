@@ -24,7 +24,7 @@ from snn_rl.agents.conditions import (
 )
 from snn_rl.agents.distinct import GameEvents, count_distinct
 from snn_rl.agents.seeds import evaluation_seeds, validation_seeds
-from snn_rl.energy.report import energy_report
+from snn_rl.energy.accounting import energy_report
 from snn_rl.envs import atari_game, count_no_ops, falls, has_table
 from snn_rl.envs.observation import ObservationPipeline
 from snn_rl.errors import SnnRlError

@@ -21,7 +21,7 @@ import torch
 from snn_rl.agents import lowered
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.conditions import trained_in
-from snn_rl.agents.config import ValidationConfig, make_config, with_preset
+from snn_rl.agents.config import ValidationConfig, make_config
 from snn_rl.agents.dqn.plan import StagePlan
 from snn_rl.agents.dqn.stage import StageTrainer
 from snn_rl.agents.dqn.validation import Task, Validator
@@ -29,6 +29,7 @@ from snn_rl.agents.evaluation import Evaluation, evaluate
 from snn_rl.agents.loading import load_agent
 from snn_rl.agents.monitor import Progress
 from snn_rl.agents.policy import Policy
+from snn_rl.agents.presets import with_preset
 from snn_rl.agents.seeds import evaluation_seeds
 from snn_rl.agents.setup import Setup
 from snn_rl.support.allocator import keep_freed_memory

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,9 +11,10 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from snn_rl.envs.episodes import Episodes
 from snn_rl.envs.fire import FIRE, OPENING, FireReset
 from snn_rl.envs.games import NO_LIMIT, AtariGame, UnsupportedEnvironment
-from snn_rl.envs.seeding import RestoreError, checksum, episode_seed, other_course, too_short
+from snn_rl.envs.seeding import RestoreError, too_short
 from snn_rl.envs.wrappers import VectorFlicker, check_probability
 
 SIDE = 84
@@ -78,7 +78,6 @@ class AtariVector(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         from ale_py.vector_env import AtariVectorEnv
 
         self.game, self.num_envs = game, num_envs
-        self._seed_every = 1 if sticky > 0 else SEED_EVERY
         self._vector: Any = AtariVectorEnv(
             game.rom,
             num_envs,
@@ -102,12 +101,7 @@ class AtariVector(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         self.single_action_space = gym.spaces.Discrete(self._count)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._rows = np.arange(num_envs)
-        self._seeds, self._indices = [seed] * num_envs, list(range(num_envs))
-        self._episodes = [-1] * num_envs
-        self._explicit = [False] * num_envs
-        self._lengths = np.zeros(num_envs, np.int64)
-        self._actions = np.zeros((num_envs, 1024), np.uint8)
+        self._episodes = Episodes(num_envs, seed, 1 if sticky > 0 else SEED_EVERY)
         self._over = np.zeros(num_envs, np.bool_)
         self._cut = np.zeros(num_envs, np.bool_)  # by the limit of the episode's length
         self._flicker = VectorFlicker(flicker, num_envs)
@@ -123,7 +117,7 @@ class AtariVector(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
 
     def taken(self, i: int) -> int:
         """The action of environment i's last step, which may be another than was chosen."""
-        return int(self._actions[i, self._lengths[i] - 1])
+        return self._episodes.last_action(i)
 
     def reset(
         self,
@@ -151,17 +145,13 @@ class AtariVector(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
             raise ValueError(f"got {len(chosen)} seeds for {self.num_envs} environments")
         if not all(s is None or 0 <= s < 2**31 for s in chosen):
             raise ValueError(f"seeds are from 0 to 2**31 - 1, but got {chosen}")
-        for i, explicit in enumerate(chosen):
-            if explicit is None:
-                self._episodes[i] += 1
-            else:
-                self._seeds[i], self._episodes[i], self._explicit[i] = int(explicit), 0, True
+        self._episodes.choose(chosen)
         self._over[:] = False
         begun = np.ones(self.num_envs, np.bool_)
         frames, info = self._start(begun)
         if self._fire is not None:
             self._fire.observe(info["lives"], begun)
-        self._flicker.blank(frames, self._lengths, info)
+        self._flicker.blank(frames, self._episodes.lengths, info)
         return frames, info
 
     def step(
@@ -184,15 +174,11 @@ class AtariVector(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
             chosen = self._fire.replace(chosen)
         frames, rewards, terminated, _, info = self._vector.step(chosen)
         rewards = rewards.astype(np.float32)
-        if self._lengths.max() == self._actions.shape[1]:
-            self._actions = np.concatenate([self._actions, np.zeros_like(self._actions)], 1)
-        self._actions[self._rows, self._lengths] = chosen
-        self._lengths += 1
-        truncated = (self._lengths >= self.game.decisions) & ~terminated
+        self._episodes.act(chosen)
+        truncated = (self._episodes.lengths >= self.game.decisions) & ~terminated
         begun = self._over
         if begun.any():
-            for i in np.flatnonzero(begun):
-                self._episodes[i] += 1
+            self._episodes.next(begun)
             # ALE has just begun the terminated ones without a seed, and not ended those that time
             # has cut off.
             frames, info = self._start(begun, started=begun & ~self._cut)
@@ -201,7 +187,7 @@ class AtariVector(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         if self._fire is not None:
             self._fire.observe(info["lives"], begun)
         self._over, self._cut = terminated | truncated, truncated
-        self._flicker.blank(frames, self._lengths, info)
+        self._flicker.blank(frames, self._episodes.lengths, info)
         return frames, rewards, terminated, truncated, info
 
     def _checked(self, actions: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -211,7 +197,7 @@ class AtariVector(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
             raise ValueError(f"need {self.num_envs} integer actions, but got {chosen!r}")
         if chosen.min() < 0 or chosen.max() >= self._count:
             raise ValueError(f"actions are from 0 to {self._count - 1}, but got {chosen!r}")
-        if min(self._episodes) < 0:
+        if not self._episodes.begun:
             raise gym.error.ResetNeeded("call reset before the first step")
         return chosen.astype(np.int64, copy=False)
 
@@ -237,23 +223,13 @@ class AtariVector(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
 
     def _begin(self, begun: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Note that episodes begin; how many starts ago each environment was seeded."""
-        self._lengths[begun] = 0
         for i in np.flatnonzero(begun).tolist():
-            self._flicker.begin(i, self._seed_of(i, self._episodes[i]))
-        return np.array(self._episodes) % self._seed_every
-
-    def _seed_of(self, i: int, episode: int) -> int:
-        """Seed of an episode of environment i."""
-        if self._explicit[i] and episode == 0:
-            return self._seeds[i]
-        return episode_seed(self._seeds[i], self._indices[i], episode)
+            self._flicker.begin(i, self._episodes.seed(i))
+        return self._episodes.begin(begun)
 
     def _reset_seeded(self, chosen: NDArray[np.bool_]) -> None:
         """Give ALE the seeds that the current episodes of some environments depend on."""
-        seeds = []
-        for i in np.flatnonzero(chosen).tolist():
-            episode = self._episodes[i]
-            seeds.append(self._seed_of(i, episode - episode % self._seed_every))
+        seeds = [self._episodes.last_seed(i) for i in np.flatnonzero(chosen).tolist()]
         if seeds:
             mask = None if chosen.all() else {"reset_mask": chosen}
             self._vector.reset(seed=np.array(seeds, np.int64), options=mask)
@@ -269,23 +245,14 @@ class AtariVector(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         Raises:
             RestoreError: the environments were never reset.
         """
-        if min(self._episodes) < 0:
+        if not self._episodes.begun:
             raise RestoreError("the environments were never reset: there is nothing to record")
         frames, info = self._reset_plainly(np.zeros(self.num_envs, np.bool_))
-        self._flicker.blank(frames, self._lengths, info)
-        played = [row[:n] for row, n in zip(self._actions, self._lengths, strict=True)]
-        return [
-            {
-                "seed": self._seeds[i],
-                "index": self._indices[i],
-                "episode": self._episodes[i],
-                "explicit": self._explicit[i],
-                "actions": base64.b64encode(played[i].tobytes()).decode(),
-                "observation_crc32": checksum(frame),
-                **({} if self._fire is None else {"fire": self._fire.snapshot(i)}),
-            }
-            for i, frame in enumerate(frames)
-        ]
+        self._flicker.blank(frames, self._episodes.lengths, info)
+        records = self._episodes.records(frames)
+        if self._fire is not None:
+            return [{**r, "fire": self._fire.snapshot(i)} for i, r in enumerate(records)]
+        return records
 
     def restore(
         self, records: Sequence[dict[str, Any]]
@@ -297,23 +264,12 @@ class AtariVector(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         Raises:
             RestoreError: another number of environments, or re-playing took another course.
         """
-        if len(records) != self.num_envs:
-            raise RestoreError(f"the snapshot has {len(records)} environments, not {self.num_envs}")
-        try:
-            played = [np.frombuffer(base64.b64decode(r["actions"]), np.uint8) for r in records]
-        except (TypeError, ValueError):
-            raise RestoreError("the snapshot is damaged, or not one of an Atari game") from None
-        self._seeds = [record["seed"] for record in records]
-        self._indices = [record["index"] for record in records]
-        self._episodes = [record["episode"] for record in records]
-        self._explicit = [record["explicit"] for record in records]
+        played = self._episodes.load(records)
         if self._fire is not None:
             self._fire.restore([record.get("fire") for record in records])
         frames, info = self._replay(played)
-        self._flicker.blank(frames, self._lengths, info)
-        for i, record in enumerate(records):
-            if checksum(frames[i]) != record["observation_crc32"]:
-                raise other_course(self._indices[i], self._episodes[i])
+        self._flicker.blank(frames, self._episodes.lengths, info)
+        self._episodes.check(frames, records)
         return frames, info
 
     def _replay(self, played: list[NDArray[np.uint8]]) -> tuple[NDArray[np.uint8], dict[str, Any]]:
@@ -335,15 +291,10 @@ class AtariVector(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
             if step < total - 1 and ended.any():
                 i = int(ended.argmax())
                 left = total - 1 - step
-                raise too_short(
-                    self._indices[i], self._episodes[i], int(lengths[i]) - left, int(lengths[i])
-                )
+                raise too_short(*self._episodes.name(i), int(lengths[i]) - left, int(lengths[i]))
         if (begun := lengths == 0).any():
             self._start_over(begun)
-        self._lengths = lengths
-        self._actions = np.zeros((self.num_envs, max(1024, 2 * total)), np.uint8)
-        for i, actions in enumerate(played):
-            self._actions[i, : len(actions)] = actions
+        self._episodes.played(played)
         terminated &= lengths > 0
         self._cut = (lengths >= self.game.decisions) & ~terminated
         self._over = terminated | self._cut

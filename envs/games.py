@@ -26,6 +26,11 @@ class UnsupportedEnvironment(ValueError):
     """The environment is unknown, or is not one that an agent here can use."""
 
 
+def reason_of(error: BaseException) -> str:
+    """What an error says, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 @dataclass(frozen=True)
 class AtariGame:
     """What a Gymnasium id promises of its Atari game.
@@ -62,9 +67,8 @@ def import_environments(module: str) -> None:
         if callable(register) and not known:
             register()
     except (Exception, SystemExit) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise UnsupportedEnvironment(
-            f"the module {module!r} cannot be imported: {reason}"
+            f"the module {module!r} cannot be imported: {reason_of(error)}"
         ) from error
 
 

@@ -12,7 +12,8 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
 from snn_rl.envs.atari import AtariVector
-from snn_rl.envs.games import NO_LIMIT, UnsupportedEnvironment
+from snn_rl.envs.games import NO_LIMIT, UnsupportedEnvironment, reason_of
+from snn_rl.envs.shown import EnvironmentFailure
 
 ALE_FRAMES_PER_SECOND = 60.0
 DEFAULT_PACE = 30.0
@@ -150,6 +151,10 @@ class RenderedPictures:
             picture: Any = self._env.render()
         except (gym.error.DependencyNotInstalled, ImportError) as error:
             raise UnsupportedEnvironment(f"{self._env_id!r} cannot be drawn: {error}") from error
+        except (Exception, SystemExit) as error:
+            raise EnvironmentFailure(
+                f"{self._env_id} failed in render(): {reason_of(error)}"
+            ) from error
         fits = isinstance(picture, np.ndarray) and picture.ndim == 3 and picture.shape[2] == 3
         return np.ascontiguousarray(picture, np.uint8) if fits else None
 

@@ -7,6 +7,7 @@ of many channels and stay as they are. Actions count from 0. Whatever fails name
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -16,8 +17,11 @@ from gymnasium import spaces
 from gymnasium.spaces import utils
 from numpy.typing import NDArray
 
-from snn_rl.envs.games import UnsupportedEnvironment
+from snn_rl.envs.games import UnsupportedEnvironment, reason_of
 
+log = logging.getLogger(__name__)
+FULL_STATE = "full_state"
+"""Where ``info`` may hold what a teacher sees: numbers of one shape, in every step or in none."""
 SMALLEST = 36
 """Images of fewer pixels at an edge are planes."""
 LEVELS = 255
@@ -44,8 +48,10 @@ class Shown(gym.Wrapper[NDArray[Any], int, Any, Any]):
     def __init__(self, env_id: str, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
         self.env_id, self.steps = env_id, 0
-        self.kind, self.observation_space, self._convert = _view(env_id, env.observation_space)
-        self.action_space, self._first = _actions(env_id, env.action_space)
+        seen, actions = (_space(env_id, env, name) for name in ("observation", "action"))
+        self.kind, self.observation_space, self._convert = _view(env_id, seen)
+        self.action_space, self._first = _actions(env_id, actions)
+        self._state_shape: tuple[int, ...] | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -55,7 +61,7 @@ class Shown(gym.Wrapper[NDArray[Any], int, Any, Any]):
         answer = self._ask(lambda: self.env.reset(seed=seed, options=options))
         if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], dict)):
             raise self._odd("an observation and a mapping from reset()", answer)
-        return self._shown(answer[0]), answer[1]
+        return self._shown(answer[0]), self._told(answer[1])
 
     def step(self, action: Any) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
         """Take an action, counted from 0."""
@@ -70,16 +76,41 @@ class Shown(gym.Wrapper[NDArray[Any], int, Any, Any]):
             raise self._odd("a number as the reward", reward) from None
         if not np.isfinite(reward):
             raise self._odd("a finite number as the reward", reward)
-        return self._shown(observation), reward, bool(terminated), bool(truncated), info
+        ends = self._flag("terminated", terminated), self._flag("truncated", truncated)
+        return self._shown(observation), reward, *ends, self._told(info)
+
+    def close(self) -> None:
+        """Free what it holds; a failure of that is told and costs nothing."""
+        try:
+            self.env.close()
+        except (Exception, SystemExit) as error:
+            log.warning("%s failed in close(): %s", self.env_id, reason_of(error))
 
     def _ask(self, question: Callable[[], Any]) -> Any:
         try:
             return question()
         except (Exception, SystemExit) as error:  # a simulator can die in any way
-            reason = " ".join(str(error).split()) or type(error).__name__
             raise EnvironmentFailure(
-                f"{self.env_id} failed in {self._where()}: {reason}"
+                f"{self.env_id} failed in {self._where()}: {reason_of(error)}"
             ) from error
+
+    def _flag(self, name: str, value: Any) -> bool:
+        if isinstance(value, bool):
+            return value
+        array = np.asarray(value)
+        if array.size != 1 or array.dtype.kind not in "biu":
+            raise self._odd(f"true or false for {name}", value)
+        return bool(array.item())
+
+    def _told(self, info: dict[str, Any]) -> dict[str, Any]:
+        if info.get(FULL_STATE) is not None:
+            state = np.asarray(info[FULL_STATE])
+            self._state_shape = self._state_shape or state.shape
+            if state.shape != self._state_shape or not _finite(state):
+                raise self._odd(
+                    f"finite numbers of shape {self._state_shape} for info[{FULL_STATE!r}]", state
+                )
+        return info
 
     def _shown(self, observation: Any) -> NDArray[Any]:
         try:
@@ -90,6 +121,8 @@ class Shown(gym.Wrapper[NDArray[Any], int, Any, Any]):
             ) from None
         if shown.shape != self.observation_space.shape:
             raise self._odd(f"an observation of {self.env.observation_space}", observation)
+        if not _finite(shown):
+            raise self._odd("an observation of finite numbers", observation)
         return shown
 
     def _where(self) -> str:
@@ -102,6 +135,31 @@ class Shown(gym.Wrapper[NDArray[Any], int, Any, Any]):
             f"{self.env_id} returned {told} in {self._where()}, where Gymnasium has "
             f"{' '.join(wanted.split())}"
         )
+
+
+def _finite(array: NDArray[Any]) -> bool:
+    kind = array.dtype.kind
+    return kind in "biu" or (kind == "f" and bool(np.isfinite(array).all()))
+
+
+def _numbers(observation: Any) -> NDArray[np.float32]:
+    array = np.asarray(observation)
+    if array.dtype.kind not in "biuf":
+        raise TypeError
+    with np.errstate(over="ignore"):  # told as infinite
+        return array.astype(np.float32)
+
+
+def _space(env_id: str, env: gym.Env[Any, Any], name: str) -> gym.Space[Any]:
+    try:
+        space = getattr(env, f"{name}_space")
+    except Exception as error:
+        raise UnsupportedEnvironment(
+            f"{env_id!r} has no {name} space: {reason_of(error)}"
+        ) from error
+    if not isinstance(space, gym.Space):
+        raise UnsupportedEnvironment(f"{env_id!r} has {space!r:.80} where its {name} space belongs")
+    return space
 
 
 def _actions(env_id: str, space: gym.Space[Any]) -> tuple[spaces.Discrete[Any], int]:
@@ -125,18 +183,17 @@ def _view(env_id: str, space: gym.Space[Any]) -> tuple[Kind, spaces.Box, Convert
             "fixed size: wrap it in gymnasium.wrappers.TransformObservation"
         )
     if isinstance(space, spaces.Box) and len(space.shape) == 1:
-        low, high = space.low, space.high
-
-        def convert(observation: Any) -> NDArray[Any]:
-            return np.asarray(observation).astype(np.float32)
-
+        low, high, convert = space.low, space.high, _numbers
     else:
         flat = utils.flatten_space(space)
         assert isinstance(flat, spaces.Box)
         low, high = flat.low, flat.high
+        counted = isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary)
 
         def convert(observation: Any) -> NDArray[Any]:
-            return np.asarray(utils.flatten(space, observation)).astype(np.float32)
+            if counted and not space.contains(observation):
+                raise ValueError
+            return _numbers(utils.flatten(space, observation))
 
     if not low.size:
         raise UnsupportedEnvironment(f"{env_id!r} shows observations without any number in them")

@@ -6,7 +6,13 @@ from typing import Any, Literal
 
 import gymnasium as gym
 
-from snn_rl.envs.games import ALE_ENTRY_POINT, UnsupportedEnvironment, atari_game, split_id
+from snn_rl.envs.games import (
+    ALE_ENTRY_POINT,
+    UnsupportedEnvironment,
+    atari_game,
+    reason_of,
+    split_id,
+)
 from snn_rl.envs.shown import Kind, Shown
 
 
@@ -64,8 +70,7 @@ def make_single(env_id: str, env_kwargs: Mapping[str, Any] | None = None) -> Sho
     try:
         env = gym.make(split_id(env_id)[1], disable_env_checker=True, **options)
     except (Exception, SystemExit) as error:  # a constructor may do anything
-        reason = _text(error) or type(error).__name__
-        raise UnsupportedEnvironment(f"{env_id!r} cannot be created: {reason}") from error
+        raise UnsupportedEnvironment(f"{env_id!r} cannot be created: {reason_of(error)}") from error
     return Shown(env_id, env)
 
 
@@ -86,7 +91,3 @@ def describe(env_id: str, env: Shown) -> EnvironmentSpec:
 
 def _is_ale(env: gym.Env[Any, Any]) -> bool:
     return env.spec is not None and env.spec.entry_point == ALE_ENTRY_POINT
-
-
-def _text(thing: object) -> str:
-    return " ".join(str(thing).split())

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from snn_rl.envs.atari import AtariVector
 from snn_rl.envs.games import atari_game
 from snn_rl.envs.seeding import RestoreError, checksum, episode_seed, other_course, too_short
+from snn_rl.envs.shown import FULL_STATE
 from snn_rl.envs.spaces import make_single
-from snn_rl.envs.wrappers import Flicker, Sticky
+from snn_rl.envs.wrappers import UNBLANKED, Flicker, Sticky
 
 
 class SeededEpisodes(gym.Wrapper[NDArray[Any], Any, NDArray[Any], Any]):
@@ -60,8 +61,8 @@ class SeededEpisodes(gym.Wrapper[NDArray[Any], Any, NDArray[Any], Any]):
     def step(self, action: Any) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
         """Take an action (an integer) and record it."""
         self.actions.append(int(action))
-        observation, reward, self.terminated, self.truncated, self.info = self.env.step(action)
-        self.observation = observation
+        observation, reward, self.terminated, self.truncated, info = self.env.step(action)
+        self.observation, self.info = observation, _read(info)
         return observation, float(reward), self.terminated, self.truncated, self.info
 
     def resume(self, episode: int, actions: Sequence[int]) -> NDArray[Any]:
@@ -89,8 +90,14 @@ class SeededEpisodes(gym.Wrapper[NDArray[Any], Any, NDArray[Any], Any]):
         self.actions, self.terminated, self.truncated = [], False, False
         # The environment may consume the options it is given; a replay needs them whole.
         options = dict(self.options) if self.options else None
-        self.observation, self.info = self.env.reset(seed=seed, options=options)
+        self.observation, info = self.env.reset(seed=seed, options=options)
+        self.info = _read(info)
         return self.observation, self.info
+
+
+def _read(info: dict[str, Any]) -> dict[str, Any]:
+    """What is read of an environment's infos; the others need not fit into one array for all."""
+    return {name: info[name] for name in (FULL_STATE, UNBLANKED) if name in info}
 
 
 def make_vector(

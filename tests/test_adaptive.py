@@ -24,7 +24,7 @@ from snn_rl.core.adaptive import AdaptiveLIF, AdaptiveState
 from snn_rl.core.neuron import LIF
 from snn_rl.core.state import LIFState, leaves
 from snn_rl.core.surrogates import Surrogate
-from snn_rl.energy.report import energy_report
+from snn_rl.energy.accounting import energy_report
 from snn_rl.errors import EngineError, SnnRlError
 
 FRAMES, BATCH, NEURONS = 4, 3, (2, 3)

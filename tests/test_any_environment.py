@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from short_runs import short
+from test_failing_environments import ZERO, Odd
 
 import snn_rl
 from snn_rl.agents.evaluation import evaluate_agent
@@ -20,7 +21,7 @@ from snn_rl.agents.looks import Looks
 from snn_rl.agents.qnetwork import build_network
 from snn_rl.agents.run import Run
 from snn_rl.agents.setup import Setup
-from snn_rl.envs import EnvironmentFailure, UnsupportedEnvironment, check_spaces, make, make_vector
+from snn_rl.envs import check_spaces, make, make_vector
 from snn_rl.envs.observation import pipeline_for
 from snn_rl.envs.spaces import make_single
 from snn_rl.support.settings import merge
@@ -88,79 +89,6 @@ def test_pixels_keep_their_values() -> None:
         del gym.registry["Pixels-v0"]
         assert (observation.shape, observation.dtype) == ((2, 5, 5), np.uint8)
         assert set(observation.ravel().tolist()) == {shown}
-
-
-class Odd(gym.Env[Any, Any]):
-    """Answers as it is told."""
-
-    observation_space = spaces.Box(-1, 1, (2,), np.float32)
-    action_space = spaces.Discrete(2)
-
-    def __init__(self, reset: Any = None, step: Any = None, made: Any = None) -> None:
-        if made is not None:
-            raise made
-        self.answers = (np.zeros(2, np.float32), {}) if reset is None else reset, step
-
-    def reset(self, **_: Any) -> Any:
-        return self._answer(self.answers[0])
-
-    def step(self, action: Any) -> Any:
-        return self._answer(self.answers[1])
-
-    def _answer(self, answer: Any) -> Any:
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer
-
-
-ZERO = np.zeros(2, np.float32)
-
-
-@pytest.mark.parametrize(
-    ("kwargs", "error", "message"),
-    [
-        ({"made": RuntimeError("no licence")}, UnsupportedEnvironment, "be created: no licence"),
-        ({"made": SystemExit(0)}, UnsupportedEnvironment, "cannot be created: 0"),
-        ({"reset": ZERO}, UnsupportedEnvironment, r"returned float32 \(2,\) in reset\(\), where"),
-        ({"reset": KeyError("scene")}, EnvironmentFailure, r"failed in reset\(\): 'scene'"),
-        ({"step": (ZERO, 0.0, False, {})}, UnsupportedEnvironment, "in step 1 .* five values"),
-        ({"step": (ZERO, None, False, False, {})}, UnsupportedEnvironment, "returned None .*num"),
-        ({"step": (ZERO, np.nan, False, False, {})}, UnsupportedEnvironment, "a finite number"),
-        ({"step": (np.zeros(3), 0.0, False, False, {})}, UnsupportedEnvironment, r"float64 \(3,\)"),
-        ({"step": (None, 0.0, False, False, {})}, UnsupportedEnvironment, "returned None"),
-        ({"step": SystemExit(0)}, EnvironmentFailure, "Odd-v0 failed in step 1 of an episode: 0"),
-        ({"step": OSError("hung up")}, EnvironmentFailure, "in step 1 of an episode: hung up"),
-    ],
-)
-def test_every_failure_names_the_environment_its_step_and_what_it_gave(
-    kwargs: dict[str, Any], error: type[Exception], message: str
-) -> None:
-    gym.register("Odd-v0", Odd)
-    try:
-        with pytest.raises(error, match=message) as caught:
-            vector = make_vector("Odd-v0", 1, seed=0, env_kwargs=kwargs)
-            vector.reset()
-            vector.step(np.zeros(1, np.int64))
-    finally:
-        del gym.registry["Odd-v0"]
-    assert "Odd-v0" in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_what_cannot_be_shown_is_refused_with_a_remedy() -> None:
-    for seen, actions, remedy in [
-        (spaces.Sequence(spaces.Discrete(2)), spaces.Discrete(2), "TransformObservation"),
-        (spaces.Box(0, 1, (0,)), spaces.Discrete(2), "without any number"),
-        (spaces.Discrete(2), spaces.MultiDiscrete([2, 2]), "TransformAction"),
-    ]:
-
-        class Unfit(Odd):
-            observation_space, action_space = seen, actions  # type: ignore[assignment]
-
-        gym.register("Unfit-v0", Unfit)
-        with pytest.raises(UnsupportedEnvironment, match=f"'Unfit-v0' .*{remedy}"):
-            check_spaces("Unfit-v0")
-        del gym.registry["Unfit-v0"]
 
 
 @pytest.mark.parametrize(

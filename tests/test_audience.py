@@ -147,7 +147,8 @@ def test_scores_are_shown_before_they_are_stored(home: Path, tmp_path: Path, cal
 def test_scores_are_shown_though_a_later_stage_cannot_be_played(
     home: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(run_of(home), tmp_path / "run")
+    run = shutil.copytree(run_of(home), tmp_path / "run")
+    (run / "evaluation.json").unlink(missing_ok=True)
     play, played = evaluation.evaluate_agent, []
 
     def fails_at_last(agent: snn_rl.Agent, name: str, **how: Any) -> dict[str, Any]:
@@ -160,7 +161,7 @@ def test_scores_are_shown_though_a_later_stage_cannot_be_played(
     status, out, err = call("evaluate", "--agent", "run", "--trials", "2", "--json")
     assert (status, "the simulator hung up" in err) == (1, True)
     assert [row["stage"] for row in json.loads(out)] == ["ann", "T2"]
-    assert not (tmp_path / "run" / "evaluation.json").exists()
+    assert not (run / "evaluation.json").exists()
 
 
 def test_control_characters_reach_no_terminal(tmp_path: Path, call: Call) -> None:

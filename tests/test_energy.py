@@ -18,8 +18,9 @@ from snn_rl.conversion.convert import Calibration, convert
 from snn_rl.conversion.tracing import trace
 from snn_rl.core.execute import run
 from snn_rl.core.network import Network
+from snn_rl.energy.accounting import energy_report
 from snn_rl.energy.costs import Costs
-from snn_rl.energy.report import EnergyReport, access_ratio, energy_report
+from snn_rl.energy.report import EnergyReport, access_ratio
 from snn_rl.errors import SnnRlError
 
 PONG_MACS = [819_200, 2_654_208, 1_806_336, 1_605_632, 3_072]

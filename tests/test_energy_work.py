@@ -12,7 +12,8 @@ from snn_rl.agents.energy import measure_energies, measure_work
 from snn_rl.agents.qnetwork import nature_cnn
 from snn_rl.conversion.convert import Calibration, convert
 from snn_rl.conversion.tracing import trace
-from snn_rl.energy.report import Costs, energy_report
+from snn_rl.energy.accounting import energy_report
+from snn_rl.energy.costs import Costs
 from snn_rl.energy.traffic import measure_traffic, touches
 from snn_rl.energy.work import ann_work, source_of_costs, spiking_work
 

@@ -147,8 +147,8 @@ def test_shipped_classifiers_are_listed_loaded_and_evaluated(
     (row,) = json.loads(out)
     assert (row["stage"], row["images"]) == ("T1", 4), err
     save_evaluation(tmp_path / "zoo" / "cifar10-small", [row])
-    known = next(row for row in json.loads(call("zoo", "--json")[1]) if row["stage"] == "T1")
-    assert known["classifier"] == name
+    listed = {row["classifier"]: row for row in json.loads(call("zoo", "--json")[1])}
+    known = listed[name]
     assert [known[key] for key in ("accuracy", "spike_rate", "alpha")] == [
         row[key] for key in ("accuracy", "spike_rate", "alpha")
     ]

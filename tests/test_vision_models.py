@@ -13,7 +13,8 @@ from snn_rl.conversion import convert as conversion
 from snn_rl.conversion.convert import Calibration, convert
 from snn_rl.conversion.tracing import trace
 from snn_rl.core.network import Network
-from snn_rl.energy.report import EnergyReport, energy_report
+from snn_rl.energy.accounting import energy_report
+from snn_rl.energy.report import EnergyReport
 from snn_rl.errors import SnnRlError
 from snn_rl.vision.config import Model
 from snn_rl.vision.models import Options, Shape, build_model

@@ -1,8 +1,9 @@
 """Forward and backward of a layer of LIF neurons, beside other libraries' where they are installed.
 
 Method: the same input, threshold 1, soft reset and one leak for all neurons, which gives the same
-spikes; gradients of the input; interleaved turns on one thread; the median of the processor's time
-counts, which other work on the machine touches least.
+spikes; gradients of the input; interleaved turns on one thread, of CALLS calls each after one that
+does not count, since it finds caches and memory as another contender left them; the median of the
+processor's time counts, which other work on the machine touches least.
 SpikingJelly's neuron runs all steps in one call, the others' are stepped. All have a surrogate of
 the arctan's kind, Norse SuperSpike. No input reaches the threshold: snnTorch
 would reset twice, and SpikingJelly spikes at the threshold itself.
@@ -28,7 +29,7 @@ SHAPES: tuple[tuple[int, ...], ...] = ((32, 1024), (32, 3136), (64, 32, 20, 20))
 TIMESTEPS = (1, 2, 5, 10)
 LEAK, TAU = 0.75, 4.0
 """The same: leak = 1 - 1 / tau."""
-WARM_UP = 2
+WARM_UP, CALLS = 2, 5
 
 Layer = Callable[[Tensor], Tensor]
 """From input [T, batch, ...] to spikes of that shape, from membranes at zero."""
@@ -71,9 +72,9 @@ def _rows(timesteps: int, shape: tuple[int, ...], repeats: int) -> list[dict[str
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in layers}
     for turn in range(repeats + WARM_UP):
         for name, layer in layers.items():
-            taken = _turn(layer, current, weight)
+            taken = [_call(layer, current, weight) for _ in range(1 + CALLS)]
             if turn >= WARM_UP:
-                times[name].append(taken)
+                times[name] += taken[1:]
     medians = {
         name: tuple(1e3 * statistics.median(part) for part in zip(*turns, strict=True))
         for name, turns in times.items()
@@ -93,7 +94,7 @@ def _rows(timesteps: int, shape: tuple[int, ...], repeats: int) -> list[dict[str
     ]
 
 
-def _turn(layer: Layer, current: Tensor, weight: Tensor) -> tuple[float, float]:
+def _call(layer: Layer, current: Tensor, weight: Tensor) -> tuple[float, float]:
     """Seconds forward and backward."""
     x = current.clone().requires_grad_()
     began = time.process_time()

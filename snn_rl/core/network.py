@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from snn_rl.core import execute, operations, state
 from snn_rl.core.execute import Weighted, weighted
@@ -21,6 +20,7 @@ from snn_rl.core.graph import Node, check, ranges
 from snn_rl.core.neuron import LayerState, SpikingLayer
 from snn_rl.core.stacking import scale_pixels, stack_frames
 from snn_rl.core.state import Unrolled, check_fit
+from snn_rl.core.sums import read_out, read_real
 from snn_rl.core.surrogates import Surrogate
 
 State = state.State[Tensor]
@@ -227,39 +227,17 @@ class Network(nn.Module):
             x, history = stack_frames(x, history, episode_start, self.offset)
         return scale_pixels(x, self.offset).to(self.dtype).unsqueeze(1), history
 
-    def _read_out(self, node: Node, x: Tensor) -> Tensor:
-        """Last linear layer on the summed spikes: exact on the weight grid, one pass for all T."""
-        layer, steps = self._linear(node), x.shape[1]
-        if steps == 1:
-            return execute.run(node.operation, layer, [x], self.training)
-        total = functional.linear(x.sum(1), layer.weight)
-        total = total if layer.bias is None else total + steps * layer.bias
-        return (total / steps).unsqueeze(1)
-
-    def _linear(self, node: Node) -> nn.Linear:
-        layer = self.layers[node.name]
-        assert isinstance(layer, nn.Linear)
-        return layer
-
     def _evaluate(self, node: Node, inputs: list[Tensor]) -> Tensor:
         """One layer without state on values [frames, 1 or timesteps, batch, ...]."""
-        if isinstance(node.operation, operations.Linear):
+        layer, last = dict(self.layers).get(node.name), node is self.nodes[-1]
+        if isinstance(layer, nn.Linear):
+            x = inputs[0]
             if self.reads_real(node):
-                return self._read_real(node, inputs[0])
-            if node is self.nodes[-1]:
-                return self._read_out(node, inputs[0])
-        layer = dict(self.layers).get(node.name)
+                seen = x.double()
+                return read_real(layer, seen.mean(1, keepdim=True) if last else seen).to(x.dtype)
+            if last and (steps := x.shape[1]) > 1:  # one pass for all timesteps
+                return read_out(layer, x.sum(1), steps).unsqueeze(1)
         return execute.run(node.operation, layer, inputs, self.training)
-
-    def _read_real(self, node: Node, x: Tensor) -> Tensor:
-        """Linear layer on values that lie on no grid. In float64 its few terms sum to the same
-        float32 in any order, so that engines and batch sizes agree."""
-        layer = self._linear(node)
-        bias = None if layer.bias is None else layer.bias.double()
-        seen = x.double()
-        if node is self.nodes[-1]:
-            seen = seen.mean(1, keepdim=True)
-        return functional.linear(seen, layer.weight.double(), bias).to(x.dtype)
 
     def _check(
         self, x: Tensor, state: State, episode_start: Tensor | None, timesteps: int

@@ -7,7 +7,7 @@ unrolled, the first layer once per frame. It gives the bits of `snn_rl.core.netw
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import singledispatch
+from functools import reduce, singledispatch
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from snn_rl.core.graph import Node
 from snn_rl.core.network import Network, State
 from snn_rl.core.operations import PIXEL_UNIT, Operation
 from snn_rl.core.state import leaves
+from snn_rl.core.sums import read_out, read_real
 from snn_rl.errors import SnnRlError
 
 HISTORY, MEMBRANE, NEXT = "history", "membrane_", "_next"
@@ -135,9 +136,9 @@ class OneFrame(nn.Module):
             if self.network.reads_real(node):
                 seen = [x.double() for x in inputs[0]]
                 seen = self._mean(seen) if last else seen
-                return [_read_real(layer, x).to(inputs[0][0].dtype) for x in seen]
-            if last:
-                return [_read_out(layer, inputs[0])]
+                return [read_real(layer, x).to(inputs[0][0].dtype) for x in seen]
+            if last and (count := len(inputs[0])) > 1:
+                return [read_out(layer, reduce(torch.add, inputs[0]), count)]
         steps = max(map(len, inputs))
         wide = [values * steps if len(values) == 1 else values for values in inputs]
         return [evaluate(node.operation, layer, at) for at in zip(*wide, strict=True)]
@@ -150,24 +151,6 @@ class OneFrame(nn.Module):
 def _is_known(operation: Operation) -> bool:
     own = isinstance(operation, operations.Input | operations.LIFNeurons)
     return own or evaluate.dispatch(type(operation)) is not evaluate.dispatch(Operation)
-
-
-def _read_out(layer: nn.Linear, spikes: Values) -> Tensor:
-    """The last layer on the summed spikes."""
-    if len(spikes) == 1:
-        result: Tensor = layer(spikes[0])
-        return result
-    total = spikes[0]
-    for spike in spikes[1:]:
-        total = total + spike
-    bias = 0 if layer.bias is None else len(spikes) * layer.bias
-    return (functional.linear(total, layer.weight) + bias) / len(spikes)
-
-
-def _read_real(layer: nn.Linear, x: Tensor) -> Tensor:
-    """In float64, as the network does with values that lie on no grid."""
-    bias = None if layer.bias is None else layer.bias.double()
-    return functional.linear(x, layer.weight.double(), bias)
 
 
 @singledispatch

@@ -35,8 +35,9 @@ from snn_rl.vision.data import Data
 from snn_rl.vision.evaluation import evaluate
 from snn_rl.vision.models import PIXEL_SCALE, Options, build_model
 from snn_rl.vision.monitor import Monitor
+from snn_rl.vision.plan import StagePlan
 from snn_rl.vision.process import Process
-from snn_rl.vision.training import Result, StagePlan, StageTrainer
+from snn_rl.vision.training import Result, StageTrainer
 
 RATE_IMAGES = 1000
 SECONDS_BETWEEN_SAVES = 60.0

@@ -12,8 +12,9 @@ import torch
 from pydantic import ConfigDict
 
 from snn_rl.conversion.weight_pruning import density
+from snn_rl.energy.accounting import energy_report
 from snn_rl.energy.counts import activation_densities
-from snn_rl.energy.report import EnergyReport, energy_report
+from snn_rl.energy.report import EnergyReport
 from snn_rl.errors import SnnRlError
 from snn_rl.runs import checkpoint
 from snn_rl.runs.folder import CONFIG, EVALUATION, shown

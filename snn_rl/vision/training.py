@@ -4,50 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from snn_rl.conversion.batch_norm import fold_batch_norm
-from snn_rl.conversion.temporal_pruning import Stage
-from snn_rl.conversion.weight_pruning import Masks, apply_masks
 from snn_rl.core.grid import snap
 from snn_rl.core.network import Network
 from snn_rl.core.operations import BatchNorm
-from snn_rl.runs.resume import Saver, load_optimizer_state, optimizer_state
-from snn_rl.vision.averaging import WeightAverage
+from snn_rl.runs.resume import Saver
 from snn_rl.vision.batches import Batches
-from snn_rl.vision.config import AugmentConfig, StageConfig
+from snn_rl.vision.config import AugmentConfig
 from snn_rl.vision.data import Data
-from snn_rl.vision.evaluation import classify, evaluate
-from snn_rl.vision.learning import (
-    loss_of,
-    loss_scaler,
-    make_optimizer,
-    rate_factor,
-    set_dropout,
-    set_rate,
-)
+from snn_rl.vision.evaluation import evaluate
+from snn_rl.vision.learner import Learner, Stopped
+from snn_rl.vision.learning import set_dropout
 from snn_rl.vision.monitor import Monitor, Progress
+from snn_rl.vision.plan import StagePlan
 from snn_rl.vision.process import Process
-
-
-@dataclass(frozen=True)
-class StagePlan:
-    """How a stage is trained."""
-
-    name: str
-    timesteps: int
-    epochs: int
-    config: StageConfig
-    seed: int
-    teacher: Stage | None = None
-    """whose logits it distils"""
-    masks: Masks = field(default_factory=dict)
-    """weights that stay"""
 
 
 @dataclass(frozen=True)
@@ -61,10 +37,6 @@ class Result:
     updates: int
     seconds: float
     interrupted: bool
-
-
-class Stopped(Exception):
-    """An update was given up."""
 
 
 class StageTrainer:
@@ -87,15 +59,7 @@ class StageTrainer:
     ) -> None:
         self.plan, self.data, self.process = plan, data, process
         self.monitor, self.saver = monitor, saver
-        self.network = process.place(network)
-        set_dropout(network, plan.config.dropout)
-        self.optimizer = make_optimizer(network, plan.config)
-        self.average = WeightAverage(self.network, plan.config.average)
-        self.scaler = loss_scaler(process.precision, process.device)
-        self.parallel = process.parallel(network)
-        self.teacher = None
-        if plan.teacher is not None and plan.config.distill > 0:
-            self.teacher = process.place(plan.teacher.network.clone()).eval()
+        self.learner = Learner(plan, network, process, monitor.should_stop)
         self.batches = Batches(data, augmentation, process, plan.seed, plan.config.batch)
         self.epoch = self.done = 0  # finished epochs, finished updates of the current one
         self.seconds = 0.0
@@ -151,73 +115,11 @@ class StageTrainer:
 
     def _update(self, images: Tensor, labels: Tensor) -> None:
         """Learn from a batch. Raises Stopped, all as it was before, if the monitor asks to stop."""
-        statistics = [buffer.clone() for buffer in self.network.buffers()]
-        try:
-            self._learn(images, labels)
-        except Stopped:
-            for buffer, before in zip(self.network.buffers(), statistics, strict=True):
-                buffer.copy_(before)
-            raise
-
-    def _learn(self, images: Tensor, labels: Tensor) -> None:
-        config = self.plan.config
-        torch.manual_seed(self.batches.update_seed(self.epoch, self.done))  # dropout
-        set_rate(self.optimizer, rate_factor(config, self.updates / self.total_updates))
-        self.network.train()
-        with self.process.autocast():
-            targets = self._teacher_logits(images)
-            logits = self._logits(images)
-            loss = loss_of(logits.float(), labels, targets, config)
-        self.optimizer.zero_grad()
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        if config.max_grad_norm:
-            self.scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.max_grad_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.network.constrain()
-        apply_masks(self.network, self.plan.masks)
-        self.average.update(self.network)
-        value, count = float(loss.detach()), len(labels)
-        if not np.isfinite(value):
-            raise FloatingPointError(
-                f"stage {self.plan.name}: the loss is not finite; lower its learning_rate"
-            )
-        likeliest = labels if labels.dim() == 1 else labels.argmax(1)
-        correct = int((logits.detach().argmax(1) == likeliest).sum())
-        self.sums += torch.tensor([count, correct, value * count], dtype=torch.float64)
+        progress = self.updates / self.total_updates
+        seed = self.batches.update_seed(self.epoch, self.done)
+        seen = self.learner.update(images, labels, progress, seed)
+        self.sums += torch.tensor(seen, dtype=torch.float64)
         self.done += 1
-
-    def _logits(self, images: Tensor) -> Tensor:
-        state = self.network.initial_state(len(images))
-        output, _ = self.parallel(
-            images[None],
-            state,
-            timesteps=self.plan.timesteps,
-            carry_membrane=False,
-            on_value=self._heed,
-        )
-        logits: Tensor = output[0]
-        return logits
-
-    def _heed(self, _: str, value: Tensor) -> None:
-        """Between two layers, forward and backward: an update of a large network takes minutes.
-        Several processes finish theirs, since each waits for the others."""
-
-        def stop(_: Tensor | None = None) -> None:
-            if self.monitor.should_stop():
-                raise Stopped
-
-        if self.process.world == 1:
-            stop()
-            if value.requires_grad:
-                value.register_hook(stop)  # type: ignore[no-untyped-call]
-
-    def _teacher_logits(self, images: Tensor) -> Tensor | None:
-        if self.teacher is None or self.plan.teacher is None:
-            return None
-        with torch.no_grad():
-            return classify(self.teacher, images, self.plan.teacher.timesteps).float()
 
     def _finish_epoch(self) -> bool:
         """Validate the network as it would be saved, in training's precision; keep the best.
@@ -225,8 +127,8 @@ class StageTrainer:
         False if the monitor asked to stop before: then the epoch is still to be finished.
         """
         progress = self._progress()
-        self.process.share_buffers(self.network)
-        averaged = self.average.applied(self.network)
+        self.process.share_buffers(self.learner.network)
+        averaged = self.learner.averaged()
         steps = self.plan.timesteps
         validation = self.data.validation
         found = evaluate(
@@ -257,14 +159,14 @@ class StageTrainer:
             images=self.updates * self.batches.size,
             total_images=self.total_updates * self.batches.size,
             seconds=self.seconds,
-            learning_rate=self.optimizer.param_groups[0]["lr"],
+            learning_rate=self.learner.learning_rate,
             loss=loss / max(seen, 1),
             accuracy=correct / max(seen, 1),
             validation=self.last_accuracy,
         )
 
     def _result(self, interrupted: bool) -> Result:
-        network = self.average.applied(self.network)
+        network = self.learner.averaged()
         if self.best is not None:
             network.load_state_dict(self.best)
         network = deployed(network, self.plan.timesteps)
@@ -308,11 +210,8 @@ class StageTrainer:
             "best_accuracy": self.best_accuracy,
             "last_accuracy": self.last_accuracy,
             "sums": self.sums,
-            "network": self.network.state_dict(),
             "best": self.best or {},
-            "average": self.average.state_dict(),
-            "optimizer": optimizer_state(self.optimizer),
-            "scaler": self.scaler.state_dict(),
+            **self.learner.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -321,13 +220,9 @@ class StageTrainer:
         self.seconds, self.sums = state["seconds"], state["sums"]
         self.best_accuracy = state["best_accuracy"]
         self.last_accuracy = state["last_accuracy"]
-        self.network.load_state_dict(state["network"])
-        self.average.load_state_dict(state["average"])
+        self.learner.load_state_dict(state)
         device = self.process.device
         self.best = {name: value.to(device) for name, value in state["best"].items()} or None
-        load_optimizer_state(self.optimizer, state["optimizer"])
-        if state["scaler"]:
-            self.scaler.load_state_dict(state["scaler"])
 
 
 def deployed(network: Network, timesteps: int) -> Network:
