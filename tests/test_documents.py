@@ -65,6 +65,18 @@ def test_benchmarks_find_what_they_import(script: Path, monkeypatch: pytest.Monk
     runpy.run_path(str(script), run_name="imported")
 
 
+def test_the_pages_import_what_there_is() -> None:
+    code = [
+        c for page in PAGES for kind in ("python", r"{code-cell}[^\n]*") for c in blocks(page, kind)
+    ]
+    lines = [
+        line for c in code for line in re.findall(r"^(?:from|import) snn_rl.*", c, re.MULTILINE)
+    ]
+    assert len(lines) > 10
+    for line in lines:
+        exec(line, {})
+
+
 def test_the_pages_name_benchmarks_that_there_are() -> None:
     pages = [*PAGES, ROOT / "benchmarks" / "README.md"]
     named = {name for page in pages for name in re.findall(r"benchmarks/\w+\.py", page.read_text())}
