@@ -114,6 +114,11 @@ class Agent:
         return bool(self.card["environment"].get("maxpool", False))
 
     @property
+    def fire_reset(self) -> bool:
+        """Whether FIRE opens every life of its Atari game, whatever it chooses."""
+        return bool(self.card["environment"].get("fire_reset", False))
+
+    @property
     def imported(self) -> bool:
         """Whether this very network was trained elsewhere (see snn_rl.exchange)."""
         return IMPORTED in self.card

@@ -24,12 +24,14 @@ class Conditions:
         flicker: probability of a blank frame.
         sticky: probability that the previous action is repeated; None leaves it as the id has it.
         maxpool: Atari frames show the maximum of the last two raw frames.
+        fire_reset: FIRE opens every life of an Atari game, whatever the agent chooses.
         env_kwargs: for the environment's constructor.
     """
 
     flicker: float = 0.0
     sticky: float | None = None
     maxpool: bool = False
+    fire_reset: bool = False
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def make_vector(
@@ -45,7 +47,9 @@ STANDARD = Conditions()
 
 def trained_in(agent: Agent) -> Conditions:
     """The environment as the agent was trained on it, without flicker or sticky actions."""
-    return Conditions(maxpool=agent.maxpool, env_kwargs=agent.env_kwargs)
+    return Conditions(
+        maxpool=agent.maxpool, fire_reset=agent.fire_reset, env_kwargs=agent.env_kwargs
+    )
 
 
 def every_start(env_id: str, conditions: Conditions) -> list[int]:

@@ -224,6 +224,8 @@ class TrainConfig(Section):
     """probability that the previous action is repeated; unset: as the environment's id has it"""
     maxpool: bool = False
     """Atari frames show the maximum of the last two raw frames (leaks velocity)"""
+    fire_reset: bool = False
+    """FIRE opens every life of an Atari game, whatever the agent chooses"""
     neurons: NeuronConfig = NeuronConfig()
     privileged: LearnerConfig = LearnerConfig()
     """training of the teacher, where it is not this run's ANN"""

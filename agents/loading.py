@@ -160,7 +160,8 @@ def _check_fit(
         environment = card["environment"]
         actions, named = environment["num_actions"], isinstance(environment["env_id"], str)
         named &= isinstance(environment.get("env_kwargs", {}), dict)
-        named &= type(actions) is int and type(environment.get("maxpool", False)) is bool
+        named &= type(actions) is int
+        named &= all(type(environment.get(k, False)) is bool for k in ("maxpool", "fire_reset"))
     except (AttributeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder} is damaged: its card lacks {error}") from error
     if not named or actions < 1 or outputs != actions:

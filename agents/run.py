@@ -204,6 +204,7 @@ class Run:
                 "env_id": self.config.env,
                 "num_actions": self.setup.spec.num_actions,
                 "maxpool": self.config.maxpool,
+                "fire_reset": self.config.fire_reset,
                 **self._env_kwargs(),
             },
             "teacher": self.config.teacher if distils else None,

@@ -64,7 +64,9 @@ class Setup:
         self.background = 0
         if self.pipeline.pixels:
             self.background = measure_background(config.env, self.pipeline, config.env_kwargs)
-        conditions = Conditions(config.flicker, config.sticky, config.maxpool, config.env_kwargs)
+        conditions = Conditions(
+            config.flicker, config.sticky, config.maxpool, config.fire_reset, config.env_kwargs
+        )
         conditions.make_vector(config.env, 1, config.seed).close()  # whether they fit it
         self.task = Task(config.env, self.pipeline, self.spec.num_actions, config.seed, conditions)
         if config.validation.max_frames is None:

@@ -39,7 +39,7 @@ def settings_for(
 
 
 def imported_settings(start: Any) -> dict[str, Any]:
-    """How a run takes an imported agent as it is: its frames, itself as the teacher.
+    """How a run takes an imported agent as it is: its frames and FIRE, itself as the teacher.
 
     Args:
         start: agent whose weights the run starts from, if any; empty result if it was trained here.
@@ -50,9 +50,11 @@ def imported_settings(start: Any) -> dict[str, Any]:
     try:
         stack = card["graph"][0]["options"]["stack"]
         maxpool = card["environment"]["maxpool"]
+        fire_reset = card["environment"].get("fire_reset", False)
     except (KeyError, IndexError, TypeError):
         raise SnnRlError(f"{start} is damaged: its card does not say what it sees") from None
-    return {"stack": stack, "maxpool": maxpool, "teacher": "self", "ann": {"steps": 0}}
+    seen = {"stack": stack, "maxpool": maxpool, "fire_reset": fire_reset}
+    return {**seen, "teacher": "self", "ann": {"steps": 0}}
 
 
 def observed(config: TrainConfig, spec: EnvironmentSpec) -> ObservationPipeline:

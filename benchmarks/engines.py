@@ -21,7 +21,7 @@ import torch
 
 from snn_rl.agents.acting import Actor, view
 from snn_rl.agents.agent import Agent
-from snn_rl.agents.conditions import Conditions
+from snn_rl.agents.conditions import trained_in
 from snn_rl.agents.loading import load_agent, zoo
 from snn_rl.agents.seeds import evaluation_seeds
 from snn_rl.core.state import leaves
@@ -57,7 +57,7 @@ class Outcome:
 def compare(source: str, frames: int, flush: bool = False) -> Outcome:
     """Play an agent for at least so many frames in both engines; see the top for `flush`."""
     agent, other = load_agent(source, "torch"), load_agent(source, "event")
-    vector = Conditions(maxpool=agent.maxpool).make_vector(agent.env_id, ENVIRONMENTS, 0)
+    vector = trained_in(agent).make_vector(agent.env_id, ENVIRONMENTS, 0)
     outcome = Outcome()
     try:
         seeds = evaluation_seeds(0, ENVIRONMENTS)

@@ -29,7 +29,7 @@ import torch
 import snn_rl
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.calibration import play_for_calibration
-from snn_rl.agents.conditions import Conditions
+from snn_rl.agents.conditions import trained_in
 from snn_rl.agents.dqn.validation import Task
 from snn_rl.agents.evaluation import evaluate_agent
 from snn_rl.agents.exchange.export import export
@@ -153,7 +153,8 @@ def teacher2(out: Path) -> None:
         target.load_state_dict({"weight": weight.float(), "bias": bias.float()})
     out.mkdir(parents=True, exist_ok=True)
     model.save(out / "model.zip")
-    agent = from_sb3(out / "model.zip", teacher.env_id, maxpool=teacher.maxpool)
+    shown = {"maxpool": teacher.maxpool, "fire_reset": teacher.fire_reset}
+    agent = from_sb3(out / "model.zip", teacher.env_id, **shown)
     for name, player in (("teacher2", teacher), ("imported", agent)):
         result = evaluate_agent(player, name, trials="all")
         say(f"{name}: {_mean(result['rewards'])} over all {result['trials']} starts")
@@ -165,7 +166,7 @@ def teacher2(out: Path) -> None:
 def untrained(name: str, trials: int, steps: Sequence[int]) -> None:
     """A table of mean rewards, one row per way of converting."""
     agent = load_agent(name, "torch")
-    conditions = Conditions(maxpool=agent.maxpool)
+    conditions = trained_in(agent)
     task = Task(agent.env_id, agent.pipeline, agent.num_actions, 0, conditions)
     known = play_for_calibration(agent.policy, agent.policy, task, 0)
     say(f"ANN: {_mean(evaluate_agent(agent, name, trials=trials)['rewards'])} over {trials} games")

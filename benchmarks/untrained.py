@@ -17,7 +17,7 @@ import torch
 from comparing import run_script, say
 
 from snn_rl.agents.calibration import play_frames
-from snn_rl.agents.conditions import Conditions
+from snn_rl.agents.conditions import trained_in
 from snn_rl.agents.dqn.rollout import Exploration
 from snn_rl.agents.dqn.validation import Task
 from snn_rl.agents.evaluation import evaluate
@@ -80,7 +80,7 @@ def main() -> None:
 def _agent(source: str, trials: int) -> tuple[Network, Calibration, Scorer]:
     agent = load_agent(source, engine="torch")
     policy = agent.policy
-    conditions = Conditions(maxpool=agent.maxpool)
+    conditions = trained_in(agent)
     task = Task(agent.env_id, agent.pipeline, agent.num_actions, 0, conditions)
     calibration = play_frames(policy, None, task, 0, Exploration(EPSILON, 0.0), GAMES, FRAMES)
 

@@ -12,7 +12,8 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from snn_rl.envs.episodes import Episodes
-from snn_rl.envs.games import NO_LIMIT, AtariGame
+from snn_rl.envs.fire import FIRE, OPENING, FireReset
+from snn_rl.envs.games import NO_LIMIT, AtariGame, UnsupportedEnvironment
 from snn_rl.envs.seeding import RestoreError, too_short
 from snn_rl.envs.wrappers import VectorFlicker, check_probability
 
@@ -29,6 +30,7 @@ class AtariVector(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
     """Copies of an Atari game, with a grey uint8 frame ``(1, 84, 84)`` for each decision.
 
     Frames are the last raw frame of a decision, or with ``maxpool`` the maximum of its last two.
+    With ``fire_reset`` the first decisions of every life are FIRE's (see ``FireReset``).
     Rewards (float32) are the game's, unclipped, summed over the skipped frames; losing a life
     ends nothing. An episode opens with 0 … ``noop_max - 1`` raw frames of no-ops drawn from its
     seed (see ``SEED_EVERY``). Episodes end by NEXT_STEP autoreset: the step after an end ignores
@@ -45,6 +47,7 @@ class AtariVector(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         flicker: float = 0.0,
         sticky: float | None = None,
         maxpool: bool = False,
+        fire_reset: bool = False,
         noop_max: int = 30,
         threads: int = 1,
     ) -> None:
@@ -57,11 +60,12 @@ class AtariVector(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
             flicker: probability with which a frame is blanked to zeros.
             sticky: probability that a raw frame repeats the previous frame's action.
             maxpool: pixel-wise maximum of the last two raw frames of a decision.
+            fire_reset: press FIRE where a life begins, whatever the actions are.
             noop_max: an episode opens with fewer no-ops than this.
             threads: threads that emulate, over all copies.
 
         Raises:
-            UnsupportedEnvironment: the game has no ROM.
+            UnsupportedEnvironment: the game has no ROM, or no FIRE to press.
             ValueError: an argument is out of its range.
         """
         sticky = game.sticky if sticky is None else sticky
@@ -101,6 +105,19 @@ class AtariVector(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         self._over = np.zeros(num_envs, np.bool_)
         self._cut = np.zeros(num_envs, np.bool_)  # by the limit of the episode's length
         self._flicker = VectorFlicker(flicker, num_envs)
+        self._fire = FireReset(num_envs) if fire_reset else None
+        if fire_reset and not self.has_fire:
+            raise UnsupportedEnvironment(f"{game.rom} knows no {FIRE}: fire_reset is not for it")
+
+    @property
+    def has_fire(self) -> bool:
+        """Whether pressing FIRE is an action of the game."""
+        actions = self._vector.ale.get_action_set()
+        return len(actions) > max(OPENING) and bool(actions[OPENING[0]].name == FIRE)
+
+    def taken(self, i: int) -> int:
+        """The action of environment i's last step, which may be another than was chosen."""
+        return self._episodes.last_action(i)
 
     def reset(
         self,
@@ -130,7 +147,10 @@ class AtariVector(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
             raise ValueError(f"seeds are from 0 to 2**31 - 1, but got {chosen}")
         self._episodes.choose(chosen)
         self._over[:] = False
-        frames, info = self._start(np.ones(self.num_envs, np.bool_))
+        begun = np.ones(self.num_envs, np.bool_)
+        frames, info = self._start(begun)
+        if self._fire is not None:
+            self._fire.observe(info["lives"], begun)
         self._flicker.blank(frames, self._episodes.lengths, info)
         return frames, info
 
@@ -142,25 +162,30 @@ class AtariVector(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         """Take one decision in every game.
 
         Args:
-            actions: integers ``[num_envs]``; ignored where an episode ended in the last step.
+            actions: integers ``[num_envs]``; ignored where an episode ended in the last step, or
+                where FIRE is due.
 
         Returns:
             Frames uint8 ``[num_envs, 1, 84, 84]`` (new arrays), rewards float32, terminations,
             truncations ``[num_envs]`` and ALE's infos.
         """
         chosen = self._checked(actions)
+        if self._fire is not None:
+            chosen = self._fire.replace(chosen)
         frames, rewards, terminated, _, info = self._vector.step(chosen)
         rewards = rewards.astype(np.float32)
         self._episodes.act(chosen)
         truncated = (self._episodes.lengths >= self.game.decisions) & ~terminated
-        if self._over.any():
-            begun = self._over
+        begun = self._over
+        if begun.any():
             self._episodes.next(begun)
             # ALE has just begun the terminated ones without a seed, and not ended those that time
             # has cut off.
             frames, info = self._start(begun, started=begun & ~self._cut)
             rewards[begun] = 0
             terminated[begun] = truncated[begun] = False
+        if self._fire is not None:
+            self._fire.observe(info["lives"], begun)
         self._over, self._cut = terminated | truncated, truncated
         self._flicker.blank(frames, self._episodes.lengths, info)
         return frames, rewards, terminated, truncated, info
@@ -224,7 +249,10 @@ class AtariVector(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
             raise RestoreError("the environments were never reset: there is nothing to record")
         frames, info = self._reset_plainly(np.zeros(self.num_envs, np.bool_))
         self._flicker.blank(frames, self._episodes.lengths, info)
-        return self._episodes.records(frames)
+        records = self._episodes.records(frames)
+        if self._fire is not None:
+            return [{**r, "fire": self._fire.snapshot(i)} for i, r in enumerate(records)]
+        return records
 
     def restore(
         self, records: Sequence[dict[str, Any]]
@@ -236,7 +264,10 @@ class AtariVector(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         Raises:
             RestoreError: another number of environments, or re-playing took another course.
         """
-        frames, info = self._replay(self._episodes.load(records))
+        played = self._episodes.load(records)
+        if self._fire is not None:
+            self._fire.restore([record.get("fire") for record in records])
+        frames, info = self._replay(played)
         self._flicker.blank(frames, self._episodes.lengths, info)
         self._episodes.check(frames, records)
         return frames, info

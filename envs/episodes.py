@@ -78,6 +78,10 @@ class Episodes:
         self._actions[self._rows, self.lengths] = actions
         self.lengths += 1
 
+    def last_action(self, i: int) -> int:
+        """What environment i did last in its current episode."""
+        return int(self._actions[i, self.lengths[i] - 1])
+
     def records(self, frames: NDArray[np.uint8]) -> list[dict[str, Any]]:
         """All of it as plain data, with a checksum of what each environment shows."""
         played = [row[:n] for row, n in zip(self._actions, self.lengths, strict=True)]

@@ -24,10 +24,12 @@ class Trained(Protocol):
     def env_kwargs(self) -> Mapping[str, Any]: ...
     @property
     def maxpool(self) -> bool: ...
+    @property
+    def fire_reset(self) -> bool: ...
 
 
 def make(agent: Trained) -> gym.Env[NDArray[Any], Any]:
-    """The environment of an agent, with its frame skip, max-pooling, pixels and constructor.
+    """The environment of an agent, with its frame skip, max-pooling, FIRE, pixels and constructor.
 
     A loop of `reset(seed=...)`, `agent.act` and `step` over the seeds of
     `snn_rl.agents.seeds.evaluation_seeds` gives the score of `snn-rl evaluate`.
@@ -37,7 +39,10 @@ def make(agent: Trained) -> gym.Env[NDArray[Any], Any]:
     """
     if atari_game(agent.env_id) is None:
         return make_single(agent.env_id, agent.env_kwargs)
-    return OneGame(make_vector(agent.env_id, 1, seed=0, maxpool=agent.maxpool))
+    vector = make_vector(
+        agent.env_id, 1, seed=0, maxpool=agent.maxpool, fire_reset=agent.fire_reset
+    )
+    return OneGame(vector)
 
 
 class OneGame(gym.Env[NDArray[Any], Any]):

@@ -12,7 +12,7 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
 from snn_rl.envs.atari import AtariVector
-from snn_rl.envs.games import NO_LIMIT, AtariGame, UnsupportedEnvironment, reason_of
+from snn_rl.envs.games import NO_LIMIT, UnsupportedEnvironment, reason_of
 from snn_rl.envs.shown import EnvironmentFailure
 
 ALE_FRAMES_PER_SECOND = 60.0
@@ -63,7 +63,7 @@ def pictures_of(
     """
     if isinstance(vector, AtariVector):
         sticky = vector.game.sticky if sticky is None else sticky
-        return AtariPictures(vector.game, screen, sticky)
+        return AtariPictures(vector, screen, sticky)
     return RenderedPictures(vector, env_id)
 
 
@@ -73,10 +73,11 @@ class AtariPictures:
     Its screens turn into the very frames of the `AtariVector` that it accompanies.
     """
 
-    def __init__(self, game: AtariGame, screen: tuple[int, ...], sticky: float) -> None:
+    def __init__(self, vector: AtariVector, screen: tuple[int, ...], sticky: float) -> None:
         """Make the twin of an `AtariVector` without maxpool; `screen` starts with its height."""
         from ale_py.vector_env import AtariVectorEnv
 
+        self._followed, game = vector, vector.game
         self._vector: Any = AtariVectorEnv(
             game.rom,
             1,
@@ -105,7 +106,8 @@ class AtariPictures:
 
     def follow(self, action: int) -> NDArray[np.uint8]:
         """As in `Pictures`."""
-        return self._screen(self._vector.step(np.array([action], np.int64))[0])
+        taken = self._followed.taken(0)  # FIRE, where that is due
+        return self._screen(self._vector.step(np.array([taken], np.int64))[0])
 
     def close(self) -> None:
         """Free the emulator."""

@@ -108,6 +108,7 @@ def make_vector(
     flicker: float = 0.0,
     sticky: float | None = None,
     maxpool: bool = False,
+    fire_reset: bool = False,
     threads: int = 1,
     env_kwargs: Mapping[str, Any] | None = None,
 ) -> VectorEnv[NDArray[Any], Any, NDArray[Any]]:
@@ -125,6 +126,7 @@ def make_vector(
         sticky: probability from 0 to 1 with which the previous action is repeated, for an Atari
             game at each raw frame; None leaves it as the id has it.
         maxpool: show the pixel-wise maximum of the last two raw frames (Atari games only).
+        fire_reset: press FIRE where a life begins (Atari games only; see ``FireReset``).
         threads: threads that emulate Atari games.
         env_kwargs: for the environments' constructor (not of Atari games).
 
@@ -145,10 +147,12 @@ def make_vector(
             flicker=flicker,
             sticky=sticky,
             maxpool=maxpool,
+            fire_reset=fire_reset,
             threads=threads,
         )
-    if maxpool:
-        raise ValueError(f"maxpool is for Atari games, and {env_id!r} is none")
+    for name, wanted in (("maxpool", maxpool), ("fire_reset", fire_reset)):
+        if wanted:
+            raise ValueError(f"{name} is for Atari games, and {env_id!r} is none")
 
     def create(index: int) -> SeededEpisodes:
         env: gym.Env[Any, Any] = make_single(env_id, env_kwargs)

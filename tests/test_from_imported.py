@@ -45,7 +45,8 @@ def test_its_card_lies_between_preset_and_what_is_given(imported: str) -> None:
     assert found["ann"]["steps"] == 100 and found["teacher"] == "stack:4"
     base = {"env": "CartPole-v1", "ann": {"steps": 7}}
     found = settings_for({"start": imported}, base=base)
-    assert found == {**base, "start": imported, "stack": 2, "maxpool": False, "teacher": "self"}
+    shown = {"stack": 2, "maxpool": False, "fire_reset": False}
+    assert found == {**base, "start": imported, **shown, "teacher": "self"}
 
 
 def test_agents_from_here_stay_as_they_were() -> None:

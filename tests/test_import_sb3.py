@@ -122,9 +122,10 @@ def test_a_nature_cnn_gives_its_own_q_values(
     frames = np.random.default_rng(0).integers(0, 256, (5, 1, 84, 84), np.uint8)
     found = [agent.q_values(frame) for frame in frames][-1]
     np.testing.assert_allclose(found, theirs(model, frames[1:, 0][None])[0], rtol=1e-4, atol=1e-4)
-    assert agent.maxpool and agent.card["imported"]["fire_reset"]
+    assert agent.maxpool and agent.fire_reset
     assert any("pixels differ" in said for said in agent.card["imported"]["differences"])
-    assert not from_sb3(tmp_path / "model.zip", PONG, maxpool=False).maxpool
+    other = from_sb3(tmp_path / "model.zip", PONG, maxpool=False, fire_reset=False)
+    assert not other.maxpool and not other.fire_reset
 
 
 class Own(sb3.common.torch_layers.FlattenExtractor):

@@ -13,7 +13,7 @@ from torch import nn
 from snn_rl.agents.exchange.imported import (
     IMPORTED,
     Origin,
-    check_maxpool,
+    check_conditions,
     grey_difference,
     image_pipeline,
     imported_agent,
@@ -47,7 +47,6 @@ def test_it_sees_what_it_saw_at_home(scale: tuple[float, ...] | None, tmp_path: 
         "source": "a test",
         "file": "model.zip",
         "sha256": hashlib.sha256(b"weights").hexdigest(),
-        "fire_reset": False,
         "differences": ["none"],
     }
 
@@ -60,8 +59,8 @@ def test_what_does_not_fit_the_environment_is_refused() -> None:
         with pytest.raises(SnnRlError, match="scale needs 4 finite factors"):
             vector_pipeline(CARTPOLE, scale)
     with pytest.raises(SnnRlError, match="no Atari game"):
-        check_maxpool(CARTPOLE, True)
-    check_maxpool(CARTPOLE, False)
+        check_conditions(CARTPOLE, True, False)
+    check_conditions(CARTPOLE, False, False)
 
 
 def test_the_difference_of_grey_levels_is_measured() -> None:
@@ -69,4 +68,4 @@ def test_the_difference_of_grey_levels_is_measured() -> None:
     assert image_pipeline(pong).frame_shape == (1, 84, 84)
     said = grey_difference(pong, frames=8)
     assert "of the pixels differ" in said and "8 frames" in said
-    check_maxpool(pong, True)
+    check_conditions(pong, True, True)

@@ -83,6 +83,7 @@ def setting(*path: Any, to: Any) -> Change:
         (("grid", "more"), 3, "an exponent for each"),
         (("environment", "num_actions"), 2.0, "does not fit its environment"),
         (("environment", "maxpool"), "no", "does not fit its environment"),
+        (("environment", "fire_reset"), 1, "does not fit its environment"),
         (("environment",), [], "its card lacks"),
         (("results",), [], "no mapping"),
         (("provenance",), "x", "no mapping"),

@@ -47,7 +47,7 @@ def gymnasium_screens(vector: AtariVector, info: dict[str, Any]) -> tuple[Any, A
 def vector_screens(vector: AtariVector, _: dict[str, Any]) -> tuple[Any, Any]:
     """Those of ALE's vector environment, sticky actions included."""
     height = 250 if vector.game.rom == "laser_gates" else 210
-    pictures = AtariPictures(vector.game, (height, 160), vector.game.sticky)
+    pictures = AtariPictures(vector, (height, 160), vector.game.sticky)
     return pictures.begin(SEED), pictures.follow
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.bench import onnx_ann
 from snn_rl.agents.bench.runtimes import Model, stacked
-from snn_rl.agents.conditions import Conditions
+from snn_rl.agents.conditions import trained_in
 from snn_rl.agents.loading import load_agent
 from snn_rl.agents.seeds import evaluation_seeds
 from snn_rl.core import operations
@@ -105,7 +105,7 @@ def _screens(agent: Agent, seen: NDArray[Any]) -> NDArray[Any]:
 
 def _random_play(agent: Agent, env_id: str, count: int) -> NDArray[Any]:
     """Frames [count, *frame_shape] of a game that is played at random."""
-    vector = Conditions(maxpool=agent.maxpool).make_vector(env_id, 1, 0)
+    vector = trained_in(agent).make_vector(env_id, 1, 0)
     generator, actions = np.random.default_rng(0), vector.action_space.nvec  # type: ignore[attr-defined]
     try:
         observation, _ = vector.reset(seed=evaluation_seeds(0, 1))  # type: ignore[arg-type]

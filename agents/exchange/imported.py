@@ -28,13 +28,11 @@ class Origin:
     Attributes:
         source: who trained it, e.g. "Stable-Baselines3 2.9.2 DQN".
         file: the file it was read from, if any.
-        fire_reset: its episodes opened with FIRE where the game waits for it.
         differences: one sentence each on what is not as in its home.
     """
 
     source: str
     file: Path | None = None
-    fire_reset: bool = False
     differences: tuple[str, ...] = field(default=())
 
     def to_dict(self) -> dict[str, Any]:
@@ -47,7 +45,6 @@ class Origin:
             "source": self.source,
             "file": self.file.name if self.file else None,
             "sha256": digest,
-            "fire_reset": self.fire_reset,
             "differences": list(self.differences),
         }
 
@@ -79,6 +76,7 @@ def imported_agent(
     origin: Origin,
     *,
     maxpool: bool = False,
+    fire_reset: bool = False,
 ) -> Agent:
     """Agent of stage `ann` around a traced network.
 
@@ -97,6 +95,7 @@ def imported_agent(
             "env_id": spec.env_id,
             "num_actions": spec.num_actions,
             "maxpool": maxpool,
+            "fire_reset": fire_reset,
         },
         "teacher": None,
         IMPORTED: origin.to_dict(),
@@ -106,14 +105,16 @@ def imported_agent(
     return Agent(Policy(network.eval()), pipeline, card)
 
 
-def check_maxpool(spec: EnvironmentSpec, maxpool: bool) -> None:
-    """Raise SnnRlError if frames cannot be max-pooled: only Atari games' can."""
+def check_conditions(spec: EnvironmentSpec, maxpool: bool, fire_reset: bool) -> None:
+    """Raise SnnRlError for what only Atari games know: frames to max-pool, FIRE to press."""
     if maxpool and atari_game(spec.env_id) is None:
         raise SnnRlError(f"{spec.env_id} is no Atari game: its frames cannot be max-pooled")
+    if fire_reset and not has_fire(spec):
+        raise SnnRlError(f"{spec.env_id} knows no FIRE: nothing can press it at a life's start")
 
 
-def waits_for_fire(spec: EnvironmentSpec) -> bool:
-    """Whether Stable-Baselines3's AtariWrapper opens this environment's episodes with FIRE."""
+def has_fire(spec: EnvironmentSpec) -> bool:
+    """Whether Stable-Baselines3's AtariWrapper opens this environment's lives with FIRE."""
     if atari_game(spec.env_id) is None:
         return False
     env: Any = make_single(spec.env_id)
@@ -124,12 +125,19 @@ def waits_for_fire(spec: EnvironmentSpec) -> bool:
 
 
 def image_differences(spec: EnvironmentSpec, fire_reset: bool) -> list[str]:
-    """What an agent for images finds here that is not as in Stable-Baselines3's AtariWrapper."""
+    """What an agent for images finds here that is not as in Stable-Baselines3's AtariWrapper.
+
+    Args:
+        fire_reset: FIRE opens its lives.
+    """
     if atari_game(spec.env_id) is None:
         return []
     said = ["an episode opens with 0 to 29 raw frames without action, not with 1 to 30"]
     if fire_reset:
-        said.append("nobody presses FIRE at the start of an episode: the agent has to")
+        said.append("the agent sees the frames of FIRE and action 2, which open a life, and keeps "
+                    "its memory when a life is lost")  # fmt: skip
+    elif has_fire(spec):
+        said.append("nobody presses FIRE at the start of a life: the agent has to")
     return [*said, grey_difference(spec)]
 
 

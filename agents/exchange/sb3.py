@@ -9,12 +9,12 @@ from pathlib import Path
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.exchange.imported import (
     Origin,
-    check_maxpool,
+    check_conditions,
+    has_fire,
     image_differences,
     image_pipeline,
     imported_agent,
     vector_pipeline,
-    waits_for_fire,
 )
 from snn_rl.conversion.tracing import trace
 from snn_rl.envs import EnvironmentSpec, atari_game, check_spaces
@@ -30,6 +30,7 @@ def from_sb3(
     env: str,
     *,
     maxpool: bool | None = None,
+    fire_reset: bool | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> Agent:
@@ -40,6 +41,8 @@ def from_sb3(
         env: Gymnasium id that the agent is to play.
         maxpool: whether its Atari frames showed the maximum of two raw ones; by default yes, as in
             Stable-Baselines3's AtariWrapper.
+        fire_reset: whether FIRE and action 2 opened the lives of its Atari games; by default where
+            the game knows FIRE, as in AtariWrapper.
         mean, std: of VecNormalize, one number per feature, if the agent was trained with it.
 
     Raises:
@@ -54,20 +57,22 @@ def from_sb3(
     pixels = spec.kind == "image"
     if maxpool is None:
         maxpool = pixels and atari_game(env) is not None
-    check_maxpool(spec, maxpool)
+    if fire_reset is None:
+        fire_reset = pixels and has_fire(spec)
+    check_conditions(spec, maxpool, fire_reset)
     pipeline = image_pipeline(spec) if pixels else vector_pipeline(spec, None)
     normalisation = Normalisation.of(mean, std, math.prod(spec.observation_shape), stack)
     if normalisation is not None and pixels:
         raise SnnRlError(f"{env} shows images: mean and std are for vectors of numbers")
     module = build(saved.weights, saved.options, path, pixels, normalisation)
     network = trace(module, pipeline.frame_shape, pixels=pixels, stack=stack)
-    fire_reset = waits_for_fire(spec)
     differences = [] if normalisation is None else [CLIPPING]
     if pixels:
         differences += image_differences(spec, fire_reset)
     source = f"Stable-Baselines3 {saved.version} DQN"
-    origin = Origin(source, path, fire_reset, tuple(differences))
-    return imported_agent(network, spec, pipeline, origin, maxpool=maxpool)
+    origin = Origin(source, path, tuple(differences))
+    shown = {"maxpool": maxpool, "fire_reset": fire_reset}
+    return imported_agent(network, spec, pipeline, origin, **shown)
 
 
 def _check_not_normalised(

@@ -10,12 +10,11 @@ from torch import nn
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.exchange.imported import (
     Origin,
-    check_maxpool,
+    check_conditions,
     image_differences,
     image_pipeline,
     imported_agent,
     vector_pipeline,
-    waits_for_fire,
 )
 from snn_rl.envs import check_spaces
 from snn_rl.errors import SnnRlError
@@ -28,6 +27,7 @@ def from_torch(
     *,
     stack: int = 1,
     maxpool: bool = False,
+    fire_reset: bool = False,
     scale: Sequence[float] | None = None,
 ) -> Agent:
     """Agent of stage `ann` that computes what `module` computes; its parameters are copied.
@@ -39,13 +39,15 @@ def from_torch(
         env: Gymnasium id that the agent is to play.
         stack: frames that the module sees at once.
         maxpool: its Atari frames showed the maximum of two raw ones.
+        fire_reset: FIRE and action 2 opened the lives of its Atari games, as CleanRL has it.
         scale: factor per feature of a vector, as it was trained; None for the features as they are.
 
     Raises:
         SnnRlError, ConversionError: one sentence on what does not fit, or has no spiking
             counterpart.
     """
-    return _agent(module, env, stack, maxpool, scale, Origin(f"torch ({type(module).__name__})"))
+    origin = Origin(f"torch ({type(module).__name__})")
+    return _agent(module, env, stack, maxpool, fire_reset, scale, origin)
 
 
 def from_weights(
@@ -55,6 +57,7 @@ def from_weights(
     *,
     stack: int = 1,
     maxpool: bool = False,
+    fire_reset: bool = False,
     scale: Sequence[float] | None = None,
 ) -> Agent:
     """Agent of stage `ann` from `torch.save(module.state_dict(), path)`.
@@ -64,7 +67,7 @@ def from_weights(
         network: "module:factory" of the code that builds the module, a class or a function. It is
             called without arguments, with the environment (CleanRL), or with input shape and number
             of actions, as many as it takes.
-        env, stack, maxpool, scale: as for `from_torch`.
+        env, stack, maxpool, fire_reset, scale: as for `from_torch`.
 
     Raises:
         SnnRlError, ConversionError: one sentence on what is damaged, missing or does not fit.
@@ -73,7 +76,7 @@ def from_weights(
     frame = (1, 84, 84) if spec.kind == "image" else spec.observation_shape
     module = read_module(path, network, (stack * frame[0], *frame[1:]), spec.num_actions)
     origin = Origin(f"torch ({type(module).__name__} of {network})", path)
-    return _agent(module, env, stack, maxpool, scale, origin)
+    return _agent(module, env, stack, maxpool, fire_reset, scale, origin)
 
 
 def _agent(
@@ -81,18 +84,20 @@ def _agent(
     env: str,
     stack: int,
     maxpool: bool,
+    fire_reset: bool,
     scale: Sequence[float] | None,
     origin: Origin,
 ) -> Agent:
     if stack < 1:
         raise SnnRlError(f"stack must be at least 1, not {stack}")
     spec = check_spaces(env)
-    check_maxpool(spec, maxpool)
+    check_conditions(spec, maxpool, fire_reset)
     pixels = spec.kind == "image"
     if pixels and scale is not None:
         raise SnnRlError(f"{env} shows images: scale is for vectors, so let the module divide")
     pipeline = image_pipeline(spec) if pixels else vector_pipeline(spec, scale)
     network = traced(module, pipeline.frame_shape, pixels=pixels, stack=stack)
-    differences = tuple(image_differences(spec, waits_for_fire(spec)))
-    origin = Origin(origin.source, origin.file, waits_for_fire(spec), differences)
-    return imported_agent(network, spec, pipeline, origin, maxpool=maxpool)
+    differences = tuple(image_differences(spec, fire_reset))
+    origin = Origin(origin.source, origin.file, differences)
+    shown = {"maxpool": maxpool, "fire_reset": fire_reset}
+    return imported_agent(network, spec, pipeline, origin, **shown)

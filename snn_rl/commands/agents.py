@@ -82,7 +82,7 @@ def evaluate(
                 loaded = _as_asked(loaded, timesteps, no_carry)
                 say(f"evaluating {name} (engine: {loaded.engine}) ...")
                 pooled = loaded.maxpool if maxpool is None else maxpool
-                world = Conditions(flicker, sticky, pooled, loaded.env_kwargs)
+                world = Conditions(flicker, sticky, pooled, loaded.fire_reset, loaded.env_kwargs)
                 row = evaluate_agent(
                     loaded, name, trials=games, seed=seed, conditions=world, max_frames=max_frames
                 )
@@ -136,7 +136,7 @@ def play(
     name, loaded = list(_find(agent, engine)[1].items())[-1]
     player = _as_asked(loaded, timesteps, no_carry)
     seeds = evaluation_seeds(0, seed + episodes)[seed:]
-    world = Conditions(flicker, sticky, player.maxpool, player.env_kwargs)
+    world = Conditions(flicker, sticky, player.maxpool, player.fire_reset, player.env_kwargs)
     with (
         closing(Show(player, world)) as game,
         StopFlag().on_signals() as stop,

@@ -31,6 +31,10 @@ def import_(
         bool | None,
         typer.Option(help="Its Atari frames showed the maximum of two raw ones [no; zip: yes]."),
     ] = None,
+    fire_reset: Annotated[
+        bool | None,
+        typer.Option(help="FIRE opened its Atari lives [no; zip: where a game knows it]."),
+    ] = None,
     scale: Annotated[
         str | None, typer.Option(help="Factor of each feature, as it was trained: 1,0.5,...")
     ] = None,
@@ -55,12 +59,19 @@ def import_(
     if network is None:
         if stack is not None or factors is not None:
             raise SnnRlError("--stack and --scale are for a state_dict: they need --network")
-        agent = from_sb3(file, env, maxpool=maxpool, mean=means, std=stds)
+        shown = {"maxpool": maxpool, "fire_reset": fire_reset}
+        agent = from_sb3(file, env, **shown, mean=means, std=stds)
     else:
         if means is not None or stds is not None:
             raise SnnRlError("--mean and --std are VecNormalize's: leave them out with --network")
         agent = from_weights(
-            file, network, env, stack=stack or 1, maxpool=bool(maxpool), scale=factors
+            file,
+            network,
+            env,
+            stack=stack or 1,
+            maxpool=bool(maxpool),
+            fire_reset=bool(fire_reset),
+            scale=factors,
         )
     _write(agent, out, modules)
 

@@ -114,6 +114,7 @@ def _describe(onnx: Any, proto: Any, model: Exportable) -> None:
             "timesteps": str(model.timesteps),
             "carry_membrane": str(model.carry),
             "maxpool": str(bool(environment.get("maxpool", False))),
+            "fire_reset": str(bool(environment.get("fire_reset", False))),
             "observation": json.dumps(model.card["observation"]),
             "state": f"feed every output NAME_next to the input NAME; {_beginning(model.network)}",
         },
