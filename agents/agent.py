@@ -13,7 +13,7 @@ from snn_rl.agents.acting import Actor, EngineName
 from snn_rl.agents.looks import Looks
 from snn_rl.core.state import State, rows_of
 from snn_rl.errors import EngineError, SnnRlError
-from snn_rl.inference.observation import ObservationPipeline
+from snn_rl.inference.observation import ObservationPipeline, as_array
 from snn_rl.inference.reader import DIGEST
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ class Agent:
     def _step(
         self, observation: Any, state: Any, episode_start: NDArray[np.bool_] | None
     ) -> tuple[NDArray[np.float32], Any]:
-        array = _array(observation)
+        array = as_array(observation)
         single = self._sees.is_single(array)
         frames = self._sees.encode(array[None] if single else array)
         start = np.zeros(len(frames), np.bool_)
@@ -299,19 +299,3 @@ class Agent:
         }
         on_grid = self.actor.spiking or not self.imported
         checkpoint.save(Path(folder), self.policy.network, self.timesteps, card, on_grid=on_grid)
-
-
-def _array(observation: Any) -> NDArray[Any]:
-    if (
-        isinstance(observation, tuple)
-        and len(observation) == 2
-        and isinstance(observation[1], dict)
-    ):
-        raise SnnRlError(
-            "the observation comes with its info: obs, info = env.reset(), then act(obs)"
-        )
-    try:
-        return np.asarray(observation)
-    except (TypeError, ValueError, RuntimeError) as error:  # bfloat16, graphs, ragged lists
-        kind = f"{type(observation).__name__} {getattr(observation, 'dtype', '')}".strip()
-        raise SnnRlError(f"the observation ({kind}) is no array of numbers: {error}") from None

@@ -12,6 +12,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from snn_rl.errors import SnnRlError
+
 # Of red, green and blue, in 1/10000, as ALE computed its palettes' grey levels.
 _ALE_WEIGHTS = np.array([2989, 5870, 1140], np.float32)
 
@@ -162,3 +164,24 @@ def pipeline_from_dict(data: Any) -> ObservationPipeline:
     if not fits:
         raise damaged
     return ObservationPipeline(kind, shape, side, grey, tuple(float(factor) for factor in scale))
+
+
+def as_array(observation: Any) -> NDArray[Any]:
+    """What an environment returned as an array.
+
+    Raises:
+        SnnRlError: it is no array of numbers, or the info of a reset came with it.
+    """
+    if (
+        isinstance(observation, tuple)
+        and len(observation) == 2
+        and isinstance(observation[1], dict)
+    ):
+        raise SnnRlError(
+            "the observation comes with its info: obs, info = env.reset(), then act(obs)"
+        )
+    try:
+        return np.asarray(observation)
+    except (TypeError, ValueError, RuntimeError) as error:  # bfloat16, graphs, ragged lists
+        kind = f"{type(observation).__name__} {getattr(observation, 'dtype', '')}".strip()
+        raise SnnRlError(f"the observation ({kind}) is no array of numbers: {error}") from None
