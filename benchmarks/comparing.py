@@ -203,10 +203,19 @@ def chosen(names: Sequence[str] | None, known: Sequence[str], what: str) -> list
     return [name for name in known if names is None or name in names]
 
 
+def named_agents(pairs: Sequence[str]) -> dict[str, str]:
+    """Agents by variant from NAME=PATH texts."""
+    for pair in pairs:
+        if not all(pair.partition("=")):
+            raise SnnRlError(f"--agent {pair!r} must look like NAME=PATH")
+    return {name: source for name, _, source in (pair.partition("=") for pair in pairs)}
+
+
 def parser(
-    description: str | None, *, seeds: str, trials: int, variants: str
+    description: str | None, *, seeds: str, trials: int | None, variants: str
 ) -> argparse.ArgumentParser:
-    """The options that all comparisons have, with the defaults of one."""
+    """The options that all comparisons have, with the defaults of one; without `trials` where it
+    is not for the user to say how many games are played."""
     form = argparse.RawDescriptionHelpFormatter
     result = argparse.ArgumentParser(description=description, formatter_class=form)
     add = result.add_argument
@@ -214,7 +223,8 @@ def parser(
     add("--seeds", default=seeds, help=f"a number N for 0 … N-1, or a range like 2-4 [{seeds}]")
     add("--out", required=True, help="folder of runs and results")
     add("--variants", nargs="+", metavar="NAME", help=variants)
-    add("--trials", type=positive, default=trials, help=f"full games per agent [{trials}]")
+    if trials is not None:
+        add("--trials", type=positive, default=trials, help=f"full games per agent [{trials}]")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="any training setting")
     add("--workers", type=positive, help="runs at once [one per core]")
     add("--ray", metavar="ADDRESS", help="train on this Ray cluster, as `snn-rl sweep` does")

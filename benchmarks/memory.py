@@ -27,6 +27,7 @@ from comparing import (
     cell,
     chosen,
     mean_of,
+    named_agents,
     positive,
     run_script,
     score,
@@ -255,14 +256,6 @@ def report(rows: Sequence[Row], env: str, trained_under: str) -> str:
         lines.append([name, *cells, seeds, mean_of(own, "steps", ",.0f"), taught])
     header = ["variant", *conditions, "seeds", "frames trained", "teacher"]
     return f"{env}, trained under: {trained_under}. {seeds_line(rows)}\n\n{table(header, lines)}\n"
-
-
-def named_agents(pairs: Sequence[str]) -> dict[str, str]:
-    """Agents by variant from NAME=PATH texts."""
-    for pair in pairs:
-        if not all(pair.partition("=")):
-            raise SnnRlError(f"--agent {pair!r} must look like NAME=PATH")
-    return {name: source for name, _, source in (pair.partition("=") for pair in pairs)}
 
 
 def main(options: argparse.Namespace) -> None:
