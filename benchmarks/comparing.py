@@ -125,10 +125,13 @@ def cell(variant: str, config: TrainConfig, after: Sequence[Cell] = ()) -> Cell:
     return Cell(name, variant, config.seed, config.model_dump(), tuple(c.name for c in after))
 
 
-def settings_by_seed(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Settings of each seed: the environment's preset with the `--set` texts on top."""
+def settings_by_seed(
+    options: argparse.Namespace, preset: str | None = None
+) -> list[dict[str, Any]]:
+    """Settings of each seed: the environment's preset, the one of this name where one is given,
+    with the `--set` texts on top."""
     asked = parse_overrides(options.set) | {"env": options.env}
-    found = [with_preset(asked | {"seed": seed}) for seed in parse_seeds(options.seeds)]
+    found = [with_preset(asked | {"seed": seed}, preset) for seed in parse_seeds(options.seeds)]
     torch.set_num_threads(make_config(found[0]).threads)
     return found
 

@@ -1,13 +1,15 @@
 """Score against microseconds for networks of several widths: the ANN of one frame, and T1.
 
-    python benchmarks/widths.py --env PongNoFrameskip-v4 --teacher zoo:PongNoFrameskip-v4/teacher2 \
-        --out runs/widths
+    Z=zoo:PongNoFrameskip-v4/paper-ann
+    python benchmarks/widths.py --env PongNoFrameskip-v4 --preset paper --teacher $Z \
+        --agent "ANN, width 1=$Z" --out runs/widths
 
-All learn from one teacher under the preset's spiking settings, for as many frames or until their
-validation meets the preset's target. T1 carries no membranes by default, so that neither
-remembers; `--carry` lets it. Scores are exact means over all starts of the environment, those of
-int8 models, too. Times are of one decision on one thread, all in one interleaved run on the frames
-of the first T1's play: T1 by the event-driven engine, ANNs in ONNX Runtime.
+One teacher labels the frames that all students visit: each width has a run of its own, an ANN that
+is trained as the preset trains T1, and T1 converted from it, for as many frames again or until
+validation meets the preset's target. T1 carries no membranes by default, so that neither remembers;
+`--carry` lets it. Scores are exact means over all starts of the environment, those of int8 models,
+too. Times are of one decision on one thread, all in one interleaved run on the frames of the first
+T1's play: T1 by the event-driven engine, ANNs in ONNX Runtime.
 
 The runs are cells of a sweep in --out: finished ones are used again, so that a stopped command is
 repeated as it is. OUT/widths.json holds scores and times, OUT/widths.md the table and
@@ -67,19 +69,22 @@ class Variant:
         """In the table."""
         return f"{self.network}, width {self.width:g}"
 
-    def cell(self, settings: dict[str, Any], carry: bool) -> Cell:
-        """Its run: the ANN is trained as T1 is, beyond the few frames that T1 starts from."""
-        changes: dict[str, Any] = {"width": self.width, "timesteps": 1, "carry_membrane": carry}
-        if self.network == "ANN":
-            first = make_config(settings).spiking.at(1)
-            changes = {"width": self.width, "timesteps": 0, "ann": first.model_dump()}
-        folder = f"{self.network}-width{self.width:g}"
-        return cell(folder, make_config(merge(settings, changes)))
-
     @property
     def stage(self) -> str:
-        """Of its run."""
+        """Of its width's run."""
         return "ann" if self.network == "ANN" else "T1"
+
+
+def width_cell(width: float, settings: dict[str, Any], carry: bool, start: str | None) -> Cell:
+    """The run of a width: its ANN is trained as T1 is, unless it has one to start from."""
+    first = make_config(settings).spiking.at(1).model_dump()
+    changes: dict[str, Any] = {"width": width, "timesteps": 1, "carry_membrane": carry}
+    changes |= (
+        {"ann": first | {"rate_penalty": 0.0}}
+        if start is None
+        else {"start": start, "ann": {"steps": 0}}
+    )
+    return cell(f"width{width:g}", make_config(merge(settings, changes)))
 
 
 def play(agent: Agent, source: str) -> Row:
@@ -177,14 +182,15 @@ def main(options: argparse.Namespace) -> None:
     names = chosen(options.variants, [v.name for v in variants], "variant")
     given = named_agents(options.agent)
     chosen(list(given), names, "variant")
-    base, *others = settings_by_seed(options)
+    base, *others = settings_by_seed(options, options.preset)
     if others:
         raise SnnRlError("--seeds must name one seed, e.g. 3-3")
     settings = merge(base, {"teacher": options.teacher} if options.teacher else {})
     sources, cells = dict(given), []
     for variant in variants:
         if variant.name in names and variant.name not in given:
-            cells.append(variant.cell(settings, options.carry))
+            start = given.get(Variant("ANN", variant.width).name)
+            cells.append(width_cell(variant.width, settings, options.carry, start))
             sources[variant.name] = str(study.out / cells[-1].name / variant.stage)
     study.train(cells, options)
     for name in names:
@@ -203,6 +209,7 @@ def parser() -> argparse.ArgumentParser:
         __doc__, seeds="1", trials=None, variants='some alone, e.g. "T1, width 0.5"'
     )
     add = result.add_argument
+    add("--preset", help="of the environment, by name, e.g. paper [its default]")
     add("--widths", type=float, nargs="+", default=[1.0, 0.5, 0.25], help="shares of the preset's")
     add("--teacher", help="a saved agent [the preset's]")
     add("--carry", action="store_true", help="T1 carries its membranes from frame to frame")
