@@ -16,6 +16,7 @@ from snn_rl.agents.sources import settings_for
 from snn_rl.core.surrogates import Surrogate
 from snn_rl.envs import import_environments, split_id
 from snn_rl.errors import SnnRlError
+from snn_rl.runs.folder import RUNS
 from snn_rl.runs.monitor import MonitorGroup, StopFlag
 from snn_rl.runs.owner import remove_if_empty
 from snn_rl.support.settings import plain
@@ -71,7 +72,7 @@ def train(
         return _train(folder, config, False, q_network, surrogate)
     finally:
         if run_dir is None:
-            remove_if_empty(folder)
+            remove_if_empty(folder, RUNS)
 
 
 def _train(

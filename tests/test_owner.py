@@ -85,10 +85,17 @@ def test_leftovers_go_and_a_half_renamed_stage_comes_back(tmp_path: Path) -> Non
 def test_folders_made_at_once_differ(tmp_path: Path) -> None:
     folders = [make_folder(tmp_path / "runs" / "env") for _ in range(5)]
     assert len(set(folders)) == 5
-    remove_if_empty(folders[0])
+    remove_if_empty(folders[0], tmp_path / "runs")
     (folders[1] / "config.yaml").write_text("")
-    remove_if_empty(folders[1])
+    remove_if_empty(folders[1], tmp_path / "runs")
     assert [folder.exists() for folder in folders[:2]] == [False, True]
+
+
+def test_only_folders_that_were_made_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    folder = make_folder(tmp_path / "mine" / "runs" / "env")
+    remove_if_empty(folder, tmp_path / "mine" / "runs")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "mine"]
 
 
 def test_starts_in_one_second_train_apart(tmp_path: Path) -> None:

@@ -263,6 +263,18 @@ def test_bad_folders_are_one_sentence(call: Call, tmp_path: Path) -> None:
         assert status == 2 and message in err, err
 
 
+@pytest.mark.parametrize("options", [(), ("--out", "deep/er")])
+def test_a_refused_sweep_leaves_the_folders_that_were_there(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    here = tmp_path / "empty" / "here"
+    here.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    status, _, err = call("sweep", "--env", "NoSuchGame-v0", *options)
+    assert status == 2 and "NoSuchGame-v0" in err
+    assert here.is_dir() and not list(here.iterdir())
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -26,7 +26,7 @@ from snn_rl.agents.sweep.ray_cluster import RayWorkers
 from snn_rl.agents.sweep.scheduler import Course, run_cells
 from snn_rl.envs import import_environments, split_id
 from snn_rl.errors import SnnRlError
-from snn_rl.runs.folder import Interrupted
+from snn_rl.runs.folder import RUNS, Interrupted
 from snn_rl.runs.monitor import StopFlag
 from snn_rl.runs.owner import make_folder, own, remove_if_empty
 
@@ -119,7 +119,7 @@ def new_sweep(
         raise SnnRlError("no environment is named: set env (--env), e.g. CartPole-v1")
     work = make_sweep(Path(out or "."), settings, seeds, grid, command)
     if out is None:
-        folder = make_folder(Path("runs") / work.env.replace("/", "-"))
+        folder = make_folder(RUNS / work.env.replace("/", "-"))
         work = replace(work, folder=folder.absolute())
     elif is_sweep(work.folder) or any(work.folder.glob("config.yaml")):
         raise SnnRlError(f"{out} already holds a sweep or a run: choose another --out, or --resume")
@@ -132,7 +132,7 @@ def sweep_to_resume(folder: Path | None) -> Sweep:
     Raises:
         SnnRlError: there is none, or this release of snn-rl must not go on with it.
     """
-    work = read_sweep(folder or newest_sweep(Path("runs")))
+    work = read_sweep(folder or newest_sweep(RUNS))
     check_release(work)
     return work
 
@@ -179,6 +179,7 @@ def _made(sweep: Sweep, modules: Sequence[str]) -> Iterator[None]:
 
     What does not fit the first cell fits none, most likely: a new sweep is refused for it.
     """
+    missing = [folder for folder in (sweep.folder, *sweep.folder.parents) if not folder.exists()]
     sweep.folder.mkdir(parents=True, exist_ok=True)
     try:
         if not is_sweep(sweep.folder):
@@ -187,7 +188,7 @@ def _made(sweep: Sweep, modules: Sequence[str]) -> Iterator[None]:
             Setup(sweep.cells[0].config.model_copy(update={"device": "cpu"}))  # not the workers'
         yield
     except BaseException:
-        remove_if_empty(sweep.folder)
+        remove_if_empty(sweep.folder, missing[-1] if missing else RUNS.absolute())
         raise
 
 

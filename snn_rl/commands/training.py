@@ -74,6 +74,7 @@ def train(
     from snn_rl.agents.config import make_config
     from snn_rl.agents.results import run_folder, run_to_resume
     from snn_rl.agents.sources import imported_settings, settings_for
+    from snn_rl.runs.folder import RUNS
     from snn_rl.runs.owner import remove_if_empty
     from snn_rl.support.settings import override, read_yaml
 
@@ -116,7 +117,7 @@ def train(
         _train(settings, folder, command, modules, fresh=not resume)
     finally:
         if run_dir is None:
-            remove_if_empty(folder)
+            remove_if_empty(folder, RUNS)
 
 
 def _train(

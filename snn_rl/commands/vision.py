@@ -109,7 +109,7 @@ def train(
         _train(settings, folder, command, fresh=not resume)
     finally:
         if run_dir is None:
-            remove_if_empty(folder)
+            remove_if_empty(folder, RUNS.parent)
 
 
 @app.command()

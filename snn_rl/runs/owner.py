@@ -92,12 +92,15 @@ def make_folder(parent: Path) -> Path:
             count += 1
 
 
-def remove_if_empty(folder: Path) -> None:
-    """Remove what `make_folder` made below runs/ for a run that was refused at once."""
-    for made in (folder, *folder.parents[:3]):
+def remove_if_empty(folder: Path, top: Path) -> None:
+    """Remove the folder of a run that was refused at once, and those above it that this leaves
+    empty, up to `top`, the highest that may go."""
+    for made in (folder, *folder.parents):
+        if not made.is_relative_to(top):
+            break
         try:
             made.rmdir()
-        except OSError:  # other runs are in it
+        except OSError:  # something is in it
             break
 
 
