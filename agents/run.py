@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -27,7 +26,7 @@ from snn_rl.core.surrogates import Surrogate
 from snn_rl.runs.folder import Interrupted, begin, held, holds, keep, lasting
 from snn_rl.runs.owner import own
 from snn_rl.runs.provenance import hardware, written
-from snn_rl.runs.resume import RESUME, Saver
+from snn_rl.runs.resume import RESUME, Saver, discard
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +75,7 @@ class Run:
         with own(self.folder) as self.owner:
             begin(self.folder, self.config, self.command, read_config, self.fresh)
             agents = self._train_stages()
-            shutil.rmtree(self.folder / RESUME, ignore_errors=True)
+            discard(self.folder / RESUME)
             return agents
 
     def _train_stages(self) -> dict[str, Agent]:

@@ -130,7 +130,7 @@ def fails(*args: Any, **kwargs: Any) -> None:
     raise OSError("no space left on device")
 
 
-@pytest.mark.parametrize("when", ["save_file", "write_text", "_replace_folder", "rename"])
+@pytest.mark.parametrize("when", ["save_file", "write_text", "_put", "rename"])
 @pytest.mark.parametrize("exists", [True, False])
 def test_failing_save_leaves_everything_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str, exists: bool

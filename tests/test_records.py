@@ -12,7 +12,8 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
     EventAccumulator,
 )
 
-from snn_rl.runs.monitor import METRICS, TENSORBOARD, Records
+from snn_rl.runs.folder import METRICS, TENSORBOARD
+from snn_rl.runs.monitor import Records
 
 
 def write(folder: Path, clock: str, stage: str, times: range) -> None:

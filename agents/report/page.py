@@ -20,12 +20,9 @@ from snn_rl.agents.report.figures import (
 )
 from snn_rl.agents.report.records import RunRecord, StageScore, read_run
 from snn_rl.runs.checkpoint import write_text
-from snn_rl.runs.folder import EVALUATION, shown
-from snn_rl.runs.monitor import METRICS
+from snn_rl.runs.folder import EVALUATION, FIGURES, METRICS, REPORT, shown
 from snn_rl.support.markdown import code, escape, fenced, table
 from snn_rl.support.plotting import save_figure
-
-REPORT, FIGURES = "report.md", "figures"
 
 _COLUMNS = (
     "stage",

@@ -11,8 +11,7 @@ from pydantic import Field, model_validator
 
 from snn_rl.errors import SnnRlError
 from snn_rl.runs.checkpoint import CARD, read_card
-from snn_rl.runs.folder import CONFIG, EVALUATION, stage_rank
-from snn_rl.runs.monitor import METRICS
+from snn_rl.runs.folder import CONFIG, EVALUATION, METRICS, stage_rank
 from snn_rl.runs.records import CurvePoint, Record, read_points, read_scores
 from snn_rl.support.settings import read_yaml
 

@@ -22,10 +22,10 @@ from snn_rl.agents.sweep.statistics import (
     interquartile_interval,
 )
 from snn_rl.runs.checkpoint import CARD, write_text
+from snn_rl.runs.folder import FIGURES, REPORT
 from snn_rl.support.markdown import EMPTY, code, escape, fenced, table
 from snn_rl.support.plotting import save_figure
 
-REPORT, FIGURES = "report.md", "figures"
 _CURVE_POINTS, _CURVE_DRAWS = 50, 2000
 
 _GLOSSARY = """\

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from snn_rl.agents.sweep.manifest import Cell
 from snn_rl.agents.sweep.scheduler import Course, State
-from snn_rl.runs.monitor import METRICS
+from snn_rl.runs.folder import METRICS
 
 TAIL = 8192
 """Bytes at the end of metrics.jsonl that hold its last whole line."""

@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,10 @@ from snn_rl.inference.reader import (
     whole,
 )
 
-__all__ = ["CARD", "FORMAT", "load", "read_card", "save", "write_text"]
+__all__ = ["CARD", "FORMAT", "check_place", "load", "read_card", "remove", "save", "write_text"]
+
+PARTS = (CARD, WEIGHTS)
+"""Files of a saved network."""
 
 def save(
     folder: Path,
@@ -51,7 +55,11 @@ def save(
     """Write `network`, snapped to its grid, and `card` (JSON-able) to `folder`, atomically.
 
     The network itself is snapped in place: what is saved is what was scored. With `on_grid` False
-    its weights are left, and stored, as float32.
+    its weights are left, and stored, as float32. A folder that is there already must be empty or
+    hold a saved network, beside which other files stay as they are.
+
+    Raises:
+        CheckpointError: the folder holds something else.
     """
     if not 1 <= timesteps <= MOST_TIMESTEPS:
         raise ValueError(f"an agent is saved at 1 to {MOST_TIMESTEPS} timesteps, not {timesteps}")
@@ -71,7 +79,8 @@ def save(
         "grid": exponents,
         "graph": [node.to_dict() for node in network.nodes],
     }
-    folder = Path(os.path.abspath(folder))
+    folder = Path(os.path.realpath(folder))
+    check_place(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
@@ -82,9 +91,9 @@ def save(
         document[DIGEST] = digest(temporary / WEIGHTS)
         write_text(temporary / CARD, json.dumps(document, indent=1))
         shutil.copymode(temporary / CARD, temporary / WEIGHTS)  # else its owner alone may read it
-        _replace_folder(temporary, folder)
+        _put(temporary, folder)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove(temporary)
 
 
 def load(folder: Path) -> tuple[Network, dict[str, Any]]:
@@ -124,11 +133,50 @@ def write_text(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _replace_folder(new: Path, folder: Path) -> None:
-    """Move `new` to `folder`; at every moment the old or the new one can be loaded."""
+def check_place(folder: Path) -> None:
+    """Whether a network may be saved to `folder`: it is missing, empty, or holds one already.
+
+    Raises:
+        CheckpointError: it holds something else, which saving would have to remove.
+    """
+    if folder.is_dir():
+        if not _others(folder):
+            return
+        if (folder / CARD).is_file() and read_card(folder):
+            return
+        raise CheckpointError(f"{folder} holds other files and no agent: choose another folder")
+    if os.path.lexists(folder):
+        raise CheckpointError(f"{folder} is no folder: choose another name")
+
+
+def remove(folder: Path) -> None:
+    """Remove a saved network, and its folder if nothing else is in it."""
+    for name in (*PARTS, *_unfinished(folder)):
+        (folder / name).unlink(missing_ok=True)
+    with suppress(OSError):  # another's file is in it, or it is gone
+        folder.rmdir()
+
+
+def _others(folder: Path) -> set[str]:
+    """Names of what does not belong to a saved network."""
+    return set(os.listdir(folder)) - {*PARTS, *_unfinished(folder)}
+
+
+def _unfinished(folder: Path) -> list[str]:
+    """Names of what `write_text` leaves of a card when it is killed."""
+    return [path.name for path in folder.glob(f".{CARD}.*") if path.suffix[1:].isdecimal()]
+
+
+def _put(new: Path, folder: Path) -> None:
+    """Move `new` to `folder`. At every moment the old or the new network can be loaded, but where
+    other files lie beside it: there the weights and the card are replaced one after the other."""
+    if folder.is_dir() and _others(folder):
+        for name in (WEIGHTS, CARD):
+            (new / name).replace(folder / name)
+        return
     old = set_aside(folder)
     if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
+        remove(old)
         folder.rename(old)
     try:
         new.rename(folder)
@@ -136,4 +184,4 @@ def _replace_folder(new: Path, folder: Path) -> None:
         if old.exists():
             old.rename(folder)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    remove(old)

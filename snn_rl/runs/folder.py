@@ -4,6 +4,7 @@
     ann/ T5/ … T1/         finished stages, each loadable by itself
     interrupted/T3/        the best of a stage that was stopped
     resume/                what an exact resume of the current stage needs
+    metrics.jsonl tensorboard/ evaluation.json report.md figures/
 
 The same for agents and classifiers. A folder is all that a run remembers: to go on with it is to
 train the stages that it does not hold yet.
@@ -13,8 +14,8 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -22,12 +23,21 @@ import yaml
 
 from snn_rl.support.files import read_text
 from snn_rl.errors import CheckpointError, SnnRlError
-from snn_rl.runs.checkpoint import CARD, read_card, write_text
+from snn_rl.runs.checkpoint import CARD, read_card, remove, write_text
 from snn_rl.runs.owner import make_folder
-from snn_rl.runs.resume import RESUME, STATE
+from snn_rl.runs.resume import RESUME, STATE, discard
 
 CONFIG, HEADER = "config.yaml", "# "
 EVALUATION, INTERRUPTED = "evaluation.json", "interrupted"
+METRICS, TENSORBOARD = "metrics.jsonl", "tensorboard"
+REPORT, FIGURES = "report.md", "figures"
+_NAMES = re.compile(
+    "|".join(
+        [*map(re.escape, (INTERRUPTED, RESUME, EVALUATION, METRICS, TENSORBOARD, REPORT, FIGURES))]
+        + [r"teacher|ann|T\d+[\w-]*"]
+    )
+)
+"""What a run gives to its files and folders, beside config.yaml."""
 RUNS = Path("runs")
 FREE = {"save_every", "device", "threads", "workers", "data"}
 """Settings that may change before a run is gone on with."""
@@ -57,12 +67,17 @@ def new_folder(asked: str | Path | None, parent: Path) -> Path:
     """Where a new run goes: the folder that was asked for, or one made for it in `parent`.
 
     Raises:
-        SnnRlError: it already holds a run.
+        SnnRlError: it already holds a run, or something that a run would write over.
         OSError: it cannot be made.
     """
     folder = Path(asked) if asked else make_folder(parent)
     if (folder / CONFIG).exists():
         raise SnnRlError(_taken(folder))
+    mine = [path.name for path in sorted(folder.glob("*")) if _NAMES.fullmatch(path.name)]
+    if mine:
+        raise SnnRlError(
+            f"{folder} holds {mine[0]}, which a run would write over: choose another --run-dir"
+        )
     return folder
 
 
@@ -174,8 +189,11 @@ def keep(folder: Path, stage: str, save: Callable[[Path], None], *, interrupted:
         save(folder / INTERRUPTED / stage)
         return
     save(folder / stage)
-    for left_over in (RESUME, INTERRUPTED):
-        shutil.rmtree(folder / left_over, ignore_errors=True)
+    discard(folder / RESUME)
+    for stopped in (folder / INTERRUPTED).glob("*"):
+        remove(stopped)
+    with suppress(OSError):  # another's file is in it, or there is none
+        (folder / INTERRUPTED).rmdir()
 
 
 def stage_folders(run: Path) -> list[Path]:

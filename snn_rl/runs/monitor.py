@@ -15,9 +15,9 @@ from typing import Any, Generic, Protocol, TextIO, TypeVar
 from torch.utils.tensorboard import SummaryWriter
 
 from snn_rl.runs.checkpoint import write_text
+from snn_rl.runs.folder import METRICS, TENSORBOARD
 from snn_rl.support.files import LARGEST_RECORDS, read_text
 
-METRICS, TENSORBOARD = "metrics.jsonl", "tensorboard"
 
 ENDINGS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 """Signals that end a training; not all systems have all of them."""

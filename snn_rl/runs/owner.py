@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -19,11 +19,14 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from snn_rl.runs.checkpoint import write_text
+from snn_rl.runs.checkpoint import remove, write_text
 from snn_rl.errors import SnnRlError
 from snn_rl.support.files import read_text
 
 LOCK, OWNER = "owner.lock", "owner.json"
+_WRITING = re.compile(r"\.[\w.-]+\.(json|yaml|md|png)\.\d+")
+_SAVING = re.compile(r"\.(teacher|ann|T\d+[\w-]*)-[a-z0-9_]{8}")
+_REPLACED = re.compile(r"\.(teacher|ann|T\d+[\w-]*)\.old")
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -117,15 +120,20 @@ def _take_over(folder: Path) -> Owner:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove what saves that were killed left half-written: all such names begin with a dot."""
+    """Remove what saves that were killed left half-written: names that saves give, nothing else."""
     for path in (*folder.glob(".*"), *folder.glob("figures/.*")):
-        name = path.name.removeprefix(".").removesuffix(".old")
-        if path.suffix == ".old" and not path.with_name(name).exists():
-            path.rename(path.with_name(name))  # the save died between its two renames
-        elif path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
+        if path.is_symlink():
+            continue
+        if path.is_file() and _WRITING.fullmatch(path.name):
             path.unlink()
+        elif path.is_dir() and (found := _REPLACED.fullmatch(path.name)):
+            stage = path.with_name(found[1])
+            if stage.exists():
+                remove(path)
+            else:
+                path.rename(stage)  # the save died between its two renames
+        elif path.is_dir() and _SAVING.fullmatch(path.name):
+            remove(path)
 
 
 def _read(folder: Path) -> Owner | None:

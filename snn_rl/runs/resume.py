@@ -17,6 +17,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ from snn_rl.support.files import LARGEST_RECORDS
 log = logging.getLogger(__name__)
 
 RESUME, STATE, REPLAY = "resume", "state.safetensors", "replay"
+UNFINISHED = f".{STATE}"
+"""A state that is being written."""
 MACHINE, DIGEST = "machine", "sha256"
 VERSION = "3"
 """Of the states; to be raised when what they hold changes."""
@@ -152,6 +155,19 @@ def pack_state(state: Mapping[str, Any]) -> tuple[Any, dict[str, Tensor]]:
     return _pack(state, "state", tensors), tensors
 
 
+def discard(folder: Path) -> None:
+    """Remove what a Saver kept in `folder`, and the folder if nothing else is in it."""
+    replay = folder / REPLAY
+    if folder.is_symlink() or replay.is_symlink():  # which no run makes
+        return
+    for path in (folder / STATE, folder / UNFINISHED, *replay.glob("*")):
+        with suppress(IsADirectoryError):
+            path.unlink(missing_ok=True)
+    for path in (replay, folder):
+        with suppress(OSError):  # another's file is in it, or it is gone
+            path.rmdir()
+
+
 def write_state(path: Path, document: Any, tensors: dict[str, Tensor]) -> None:
     """Write what `pack_state` gave to one file, atomically and durably.
 
@@ -159,7 +175,7 @@ def write_state(path: Path, document: Any, tensors: dict[str, Tensor]) -> None:
         OSError: it cannot be written; an earlier file is left as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
+    temporary = path.with_name(UNFINISHED)
     texts = {
         "state": json.dumps(document),
         "version": VERSION,

@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 from snn_rl.energy.views import draw_energy
 from snn_rl.errors import SnnRlError
 from snn_rl.runs.checkpoint import read_card, write_text
-from snn_rl.runs.folder import CONFIG, shown
-from snn_rl.runs.monitor import METRICS
+from snn_rl.runs.folder import CONFIG, FIGURES, METRICS, REPORT, shown
 from snn_rl.runs.records import read_points
 from snn_rl.support.markdown import fenced, table
 from snn_rl.support.plotting import save_figure
@@ -23,8 +22,6 @@ from snn_rl.vision.config import VisionConfig
 from snn_rl.vision.figures import EpochPoint
 from snn_rl.vision.paper import table1
 from snn_rl.vision.scoring import read_evaluation, settings_of
-
-REPORT, FIGURES = "report.md", "figures"
 
 Row = Mapping[str, Any]
 
