@@ -1,13 +1,14 @@
 """Whether the C export gives torch's Q-values on real play bit for bit, and how fast it decides.
 
     python benchmarks/c_export.py [--frames 10000] [--agent zoo:ENV/STAGE ...] [--sanitize]
-    python benchmarks/c_export.py --time [--frames 3000] [--agent zoo:ENV/STAGE ...]
+    python benchmarks/c_export.py --time [--frames 3000] [--agent zoo:ENV/STAGE ...] [--rival ANN]
 
 The first writes every agent with a golden trace of so many frames and runs its self-test as gcc and
 clang build it, warnings being errors, at each set of flags (or with the sanitizers): one line each,
 exit status 0 if every bit of every Q-value was the same. The second measures, one thread and
 contenders in turns: C as compiled for this processor and for AVX2, the Python engine, and, where it
-is installed, ONNX Runtime on the ANN of the same environment (it uses all that the processor has).
+is installed, ONNX Runtime on the rival, by default the ANN that ships with the agent (it uses all
+that the processor has).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import numpy as np
 import torch
 
 from snn_rl.agents.bench import act, onnx_ann
+from snn_rl.agents.bench.runtimes import runs, stacked
 from snn_rl.agents.exchange.export import recipe_of
 from snn_rl.agents.exchange.recording import record
 from snn_rl.agents.loading import load_agent, zoo
@@ -75,10 +77,9 @@ def times(source: str, rival: str, frames: int) -> None:
                 )
         if onnx_ann.available():
             network = load_agent(rival, "torch").policy.network
-            session = onnx_ann.session(onnx_ann.ann_model(network))
-            key = network.nodes[0].name
-            inputs = [onnx_ann.as_input(network, frame) for frame in encoded]
-            decide[ONNX] = lambda i: session.run(None, {key: inputs[i]})
+            model = runs(onnx_ann.ann_model(network), network.nodes[0].name)
+            inputs = [onnx_ann.as_input(network, x) for x in stacked(encoded, network.stack)]
+            decide[ONNX] = lambda i: model(inputs[i])
         found = act.interleaved(decide, frames)
     flags = ", ".join(flag for flag in ("avx2", "avx512f") if flag in processor_flags())
     print(f"{source} on {processor()} ({flags}), microseconds per decision, median of {frames}")
@@ -126,6 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--frames", type=int)
     parser.add_argument("--agent", action="append")
+    parser.add_argument("--rival")
     parser.add_argument("--sanitize", action="store_true")
     parser.add_argument("--time", action="store_true")
     options = parser.parse_args(arguments)
@@ -135,7 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     if options.time:
         for source in sources:
-            times(source, f"{source.rpartition('/')[0]}/ann", options.frames or 3000)
+            rival = options.rival or f"{source.rpartition('/')[0]}/ann"
+            times(source, rival, options.frames or 3000)
         return 0
     all_passed, ways = True, (SANITISED,) if options.sanitize else EXACT
     for source in sources:

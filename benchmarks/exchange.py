@@ -3,14 +3,15 @@
     python benchmarks/exchange.py exports [--to onnx|nir|c] [--frames 10000] [--agent zoo:ENV/T1]
     python benchmarks/exchange.py cartpole --out runs/sb3
     python benchmarks/exchange.py teacher2 --out runs/teacher2
-    python benchmarks/exchange.py untrained --agent runs/sb3/imported [--trials 20]
+    python benchmarks/exchange.py untrained --agent runs/sb3/imported [--trials 20] [--carry]
 
 `exports` writes every shipped spiking agent, replays real play in the target's runtime and prints
 how exact it is. `cartpole` trains a DQN with Stable-Baselines3 (OUT/model.zip, used again if it is
 there), plays it at home and imported, and takes it down to T1. `teacher2` puts the weights of
 Pong's teacher into Stable-Baselines3's NatureCNN policy, saves it there, imports it and plays all
 starts of the game. `untrained` converts an ANN without training and plays it from T = 1 to 256:
-with one threshold per layer, and with thresholds per channel and membranes that start at v/2.
+with one threshold per layer, and with thresholds per channel and membranes that start at v/2;
+membranes are zeroed at every frame, or carried on.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -42,6 +43,7 @@ from snn_rl.conversion.options import NeuronOptions
 from snn_rl.core.grid import snap
 from snn_rl.core.operations import PIXEL_UNIT
 
+Trials = int | Literal["all"]
 TEACHER, HOME_TRIALS = "zoo:PongNoFrameskip-v4/teacher2", 60
 RL_ZOO: dict[str, Any] = {
     "learning_rate": 2.3e-3,
@@ -163,21 +165,32 @@ def teacher2(out: Path) -> None:
     say(f"to T1: snn-rl train --env {teacher.env_id} --from {out / 'imported'} --timesteps 1")
 
 
-def untrained(name: str, trials: int, steps: Sequence[int]) -> None:
+def untrained(name: str, trials: Trials, steps: Sequence[int], carry: bool) -> None:
     """A table of mean rewards, one row per way of converting."""
     agent = load_agent(name, "torch")
     conditions = trained_in(agent)
     task = Task(agent.env_id, agent.pipeline, agent.num_actions, 0, conditions)
     known = play_for_calibration(agent.policy, agent.policy, task, 0)
-    say(f"ANN: {_mean(evaluate_agent(agent, name, trials=trials)['rewards'])} over {trials} games")
+    rewards = evaluate_agent(agent, name, trials=trials)["rewards"]
+    say(f"ANN: {_mean(rewards)} over {len(rewards)} games")
     for way, options in WAYS.items():
         for timesteps in steps:
-            network = convert(agent.policy.network, known, timesteps=timesteps, options=options)
+            network = convert(
+                agent.policy.network,
+                known,
+                timesteps=timesteps,
+                carry_membrane=carry,
+                options=options,
+            )
             snap(network, timesteps)
-            player = Agent(Policy(network.eval(), timesteps, False), agent.pipeline, agent.card)
+            player = Agent(Policy(network.eval(), timesteps, carry), agent.pipeline, agent.card)
             result = evaluate_agent(player, name, trials=trials)
             rate = result["spike_rate"]
             say(f"{way}, T = {timesteps}: {_mean(result['rewards'])}, {rate:.2f} spikes")
+
+
+def _trials(text: str) -> Trials:
+    return "all" if text == "all" else int(text)
 
 
 def _mean(rewards: Sequence[float]) -> str:
@@ -203,14 +216,15 @@ def main() -> None:
         commands.add_parser(name).add_argument("--out", type=Path, required=True)
     sub = commands.add_parser("untrained")
     sub.add_argument("--agent", required=True)
-    sub.add_argument("--trials", type=int, default=20)
+    sub.add_argument("--trials", type=_trials, default=20, help="a number, or all")
+    sub.add_argument("--carry", action="store_true", help="membranes go on from frame to frame")
     sub.add_argument("--timesteps", type=int, nargs="*", default=[1, 2, 4, 8, 16, 32, 64, 128, 256])
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.command == "exports":
         exports(options.to, options.frames, options.agent)
     elif options.command == "untrained":
-        untrained(options.agent, options.trials, options.timesteps)
+        untrained(options.agent, options.trials, options.timesteps, options.carry)
     else:
         (cartpole if options.command == "cartpole" else teacher2)(options.out)
 

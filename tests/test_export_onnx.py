@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,21 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(SnnRlError, match=r"pip install 'snn-rl\[onnx\]'"):
         extras.extra("no_such_module", "onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_check_that_cannot_be_made_writes_nothing(
+    call: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    order = ("export", "--agent", CARTPOLE, "--frames", "20")
+    code, out, err = call(*order, "--out", "a.onnx", "--check")
+    assert (code, out) == (2, "") and "pip install 'snn-rl[onnx]'" in err
+    assert not list(tmp_path.iterdir())
+    assert call(*order, "--out", "a.onnx")[0] == 0  # without a check none is needed
+    monkeypatch.setitem(sys.modules, "norse.torch", None)
+    code, out, err = call(*order, "--to", "nir", "--out", "a.nir", "--check")
+    assert (code, out) == (2, "") and "pip install --no-deps norse nirtorch" in err
+    assert not (tmp_path / "a.nir").exists()
 
 
 def test_the_command(call: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:

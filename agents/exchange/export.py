@@ -15,9 +15,14 @@ from snn_rl.exchange.c_files import compiler, lowered, self_test, write_c
 from snn_rl.exchange.c_tables import Recipe
 from snn_rl.exchange.golden import Step, replay
 from snn_rl.exchange.nir_files import export_nir
-from snn_rl.exchange.norse_runtime import norse_step
+from snn_rl.exchange.norse_runtime import need_norse, norse_step
 from snn_rl.exchange.one_frame import OneFrame
-from snn_rl.exchange.onnx_files import export_onnx, onnx_step, program_step
+from snn_rl.exchange.onnx_files import (
+    export_onnx,
+    need_onnx_runtime,
+    onnx_step,
+    program_step,
+)
 
 Target = Literal["onnx", "nir", "c"]
 TRACE_FRAMES = 1000
@@ -78,6 +83,8 @@ def export(
         raise SnnRlError(f"{path} should end in .{to}: choose another --out")
     if to == "c":
         return _export_c(agent, path, check, frames)
+    if check:  # before anything is written
+        need_norse() if to == "nir" else need_onnx_runtime()
     model = exportable(agent)
     remarks: tuple[str, ...] = ()
     if to == "nir":

@@ -27,6 +27,25 @@ def norse_step(path: Path, network: OneFrame) -> Step:
     Raises:
         SnnRlError: Norse is missing.
     """
+    nir, norse, reset_subtract = _packages()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.getLogger().disabled, before = True, logging.getLogger().disabled
+        try:
+            graph = nir.read(path)
+            module: Any = norse.from_nir(graph, reset_method=reset_subtract, dt=DT)
+        finally:
+            logging.getLogger().disabled = before
+    return _runner(module, network)
+
+
+def need_norse() -> None:
+    """Raises SnnRlError if a file could not be replayed, since Norse is missing."""
+    _packages()
+
+
+def _packages() -> tuple[Any, Any, Any]:
+    """nir, norse.torch and its reset by subtraction."""
     nir = extra("nir")
     try:
         import norse.torch as norse  # type: ignore[import-not-found, import-untyped, unused-ignore]
@@ -37,15 +56,7 @@ def norse_step(path: Path, network: OneFrame) -> Step:
         raise SnnRlError(
             "the check needs Norse: pip install --no-deps norse nirtorch, or leave out --check"
         ) from None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.getLogger().disabled, before = True, logging.getLogger().disabled
-        try:
-            graph = nir.read(path)
-            module: Any = norse.from_nir(graph, reset_method=reset_subtract, dt=DT)
-        finally:
-            logging.getLogger().disabled = before
-    return _runner(module, network)
+    return nir, norse, reset_subtract
 
 
 def _runner(module: Any, network: OneFrame) -> Step:

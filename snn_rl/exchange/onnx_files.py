@@ -73,6 +73,11 @@ def export_onnx(model: Exportable, path: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def need_onnx_runtime() -> Any:
+    """The package. Raises SnnRlError if it is missing, and with it a way to replay a file."""
+    return extra("onnxruntime", "onnx")
+
+
 def onnx_step(path: Path, network: OneFrame) -> Step:
     """ONNX Runtime on the file `path` that `network` was written to.
 
@@ -80,7 +85,7 @@ def onnx_step(path: Path, network: OneFrame) -> Step:
         SnnRlError: ONNX Runtime is missing.
     """
     names = network.state_names
-    runtime = extra("onnxruntime", "onnx")
+    runtime = need_onnx_runtime()
     options = runtime.SessionOptions()
     options.intra_op_num_threads = 1
     session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
