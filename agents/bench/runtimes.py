@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from typing import Any
 
 import numpy as np
@@ -27,7 +30,7 @@ Model = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 def ann_models(network: Network, seen: NDArray[Any]) -> dict[str, Model]:
     """An ANN in the runtimes that are installed, by name: ONNX Runtime, and OpenVINO where somebody
-    has installed it. Int8 ranges are those of the frames `seen`."""
+    has installed it, in int8 where nncf is, too. Int8 ranges are those of the frames `seen`."""
     if not onnx_ann.available():
         return {}
     key = network.nodes[0].name
@@ -38,12 +41,14 @@ def ann_models(network: Network, seen: NDArray[Any]) -> dict[str, Model]:
         "ONNX Runtime fp32": runs(plain, key),
         "ONNX Runtime int8": runs(int8, key),
     }
-    if has_openvino():
+    if installed("openvino"):
+        read = openvino_model(plain)
         models |= {
-            "OpenVINO fp32": runs_in_openvino(plain, "f32"),
-            "OpenVINO bf16": runs_in_openvino(plain, "bf16"),
-            "OpenVINO int8": runs_in_openvino(int8, "f32"),
+            "OpenVINO fp32": runs_in_openvino(read, "f32"),
+            "OpenVINO bf16": runs_in_openvino(read, "bf16"),
         }
+        if installed("nncf"):
+            models["OpenVINO int8"] = runs_in_openvino(quantised_by_nncf(read, inputs), "f32")
     return models
 
 
@@ -76,22 +81,34 @@ def runs(model: Any, key: str) -> Model:
     return lambda x: np.asarray(session.run(None, {key: x})[0])
 
 
-def has_openvino() -> bool:
-    """Whether OpenVINO is installed."""
-    return importlib.util.find_spec("openvino") is not None
+def installed(package: str) -> bool:
+    """Whether a package can be imported."""
+    return importlib.util.find_spec(package) is not None
+
+
+def openvino_model(model: Any) -> Any:
+    """An ONNX model as OpenVINO reads it."""
+    openvino: Any = importlib.import_module("openvino")
+    return openvino.Core().read_model(model.SerializeToString(), b"")
+
+
+def quantised_by_nncf(model: Any, inputs: Sequence[NDArray[np.float32]]) -> Any:
+    """OpenVINO's model in int8 by its own tool, at that tool's settings."""
+    nncf: Any = importlib.import_module("nncf")
+    nncf.set_log_level(logging.ERROR)
+    with redirect_stdout(sys.stderr):  # its progress
+        return nncf.quantize(model, nncf.Dataset(inputs), subset_size=len(inputs))
 
 
 def runs_in_openvino(model: Any, precision: str) -> Model:
-    """A model in OpenVINO, on one thread; precision "f32" or "bf16" of what is not int8."""
+    """OpenVINO's model on one thread; precision "f32" or "bf16" of what is not int8."""
     openvino: Any = importlib.import_module("openvino")
-    core = openvino.Core()
-    read = core.read_model(model.SerializeToString(), b"")
     options = {
         "INFERENCE_NUM_THREADS": 1,
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": precision,
     }
-    request = core.compile_model(read, "CPU", options).create_infer_request()
+    request = openvino.Core().compile_model(model, "CPU", options).create_infer_request()
     return lambda x: np.asarray(next(iter(request.infer([x]).values())))
 
 
