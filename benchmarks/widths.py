@@ -41,6 +41,7 @@ from comparing import (
 
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.bench.act import act_times
+from snn_rl.agents.conditions import Conditions, every_start
 from snn_rl.agents.config import make_config
 from snn_rl.agents.evaluation import evaluate_agent
 from snn_rl.agents.loading import load_agent
@@ -186,6 +187,8 @@ def main(options: argparse.Namespace) -> None:
     if others:
         raise SnnRlError("--seeds must name one seed, e.g. 3-3")
     settings = merge(base, {"teacher": options.teacher} if options.teacher else {})
+    config = make_config(settings)
+    every_start(config.env, Conditions(config.flicker, config.sticky))  # refused before training
     sources, cells = dict(given), []
     for variant in variants:
         if variant.name in names and variant.name not in given:
@@ -200,7 +203,7 @@ def main(options: argparse.Namespace) -> None:
     say("taking times and the scores of int8 models")
     times = race({name: sources[name] for name in names}, options.frames)
     draw(rows, times, study.out / "widths.png")
-    study.publish(report(rows, times, make_config(settings).teacher))
+    study.publish(report(rows, times, config.teacher))
 
 
 def parser() -> argparse.ArgumentParser:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.policy import Policy
-from snn_rl.agents.qnetwork import mlp
+from snn_rl.agents.qnetwork import build_network, mlp
 from snn_rl.conversion.convert import Calibration, convert
 from snn_rl.conversion.options import NeuronOptions
 from snn_rl.conversion.tracing import trace
@@ -47,3 +47,13 @@ def observations(count: int, batch: int | None = None, seed: int = 1) -> NDArray
 
 def values(agent: Agent, sequence: NDArray[Any]) -> NDArray[Any]:
     return np.array([agent.q_values(observation) for observation in sequence])
+
+
+def pixel_agent() -> Agent:
+    torch.manual_seed(0)
+    ann = build_network((1, 84, 84), 2, stack=1, hidden=[])
+    frames = torch.randint(0, 256, (2, 2, 1, 84, 84), dtype=torch.uint8)
+    network = convert(ann, Calibration(frames), timesteps=1, carry_membrane=True, options=OPTIONS)
+    snap(network, 1)
+    pipeline = ObservationPipeline("image", (96, 60, 3))
+    return Agent(Policy(network.eval()), pipeline, card("Some-v0"))

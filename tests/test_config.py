@@ -1,10 +1,7 @@
-"""Configuration: what is refused and how, YAML, overrides, presets, merging."""
+"""Configuration: what is refused and how, and YAML files."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +16,8 @@ from snn_rl.agents.config import (
     make_config,
     teacher_stack,
 )
-from snn_rl.agents.presets import with_preset
-from snn_rl.commands import training
 from snn_rl.errors import ConfigError
-from snn_rl.support.settings import merge, override, parse_overrides, read_yaml, shipped_names
-
-PRESETS = sorted(
-    file.name.removesuffix(".yaml")
-    for file in resources.files("snn_rl.configs").iterdir()
-    if file.name.endswith(".yaml") and not file.name.startswith("Atari")
-)
+from snn_rl.support.settings import read_yaml
 
 
 def make(**settings: Any) -> TrainConfig:
@@ -205,53 +194,6 @@ def test_configuration_cannot_be_changed_afterwards() -> None:
         config.seed = 3
 
 
-def test_overrides_are_nested_and_typed() -> None:
-    texts = ["ann.steps=2000", "ann.td=[1, 0.5]", "carry_membrane=false", "teacher=stack:4"]
-    texts += ["env=ALE/Pong-v5", "validation.target=null", "ann.steps=3000"]
-    overrides = parse_overrides(texts)
-    assert overrides == {
-        "ann": {"steps": 3000, "td": [1, 0.5]},
-        "carry_membrane": False,
-        "teacher": "stack:4",
-        "env": "ALE/Pong-v5",
-        "validation": {"target": None},
-    }
-    assert make_config(overrides).ann.steps == 3000
-
-
-@pytest.mark.parametrize("text", ["5e-4", "5E-4", "5.0e-4", "0.0005", "+5e-04"])
-def test_overrides_read_every_way_to_write_a_number(text: str) -> None:
-    overrides = parse_overrides([f"ann.learning_rate={text}"])
-    assert make(**overrides).ann.learning_rate == 0.0005
-
-
-def test_numbers_in_a_path_are_the_keys_of_mappings_by_number() -> None:
-    assert parse_overrides(["spiking.epochs_at.1=2"]) == {"spiking": {"epochs_at": {1: 2}}}
-
-
-def test_what_looks_like_a_number_only_in_part_stays_text() -> None:
-    assert parse_overrides(["teacher=5e4x", "device=1e"]) == {"teacher": "5e4x", "device": "1e"}
-
-
-def test_overrides_may_contain_equals_signs() -> None:
-    assert parse_overrides(["teacher=runs/a=b/T1"]) == {"teacher": "runs/a=b/T1"}
-
-
-@pytest.mark.parametrize("override", ["ann.steps", "=3", "", "ann.td=[1", "seed=2020-99-99"])
-def test_overrides_that_cannot_be_read(override: str) -> None:
-    with pytest.raises(ConfigError, match="--set"):
-        parse_overrides([override])
-
-
-def test_override_of_a_value_inside_no_section_is_refused() -> None:
-    assert "seed" in refusal(**parse_overrides(["seed.x=1"]))
-
-
-def test_overrides_execute_nothing() -> None:
-    with pytest.raises(ConfigError, match="not a YAML value"):
-        parse_overrides(["seed=!!python/object/apply:os.getpid []"])
-
-
 def test_yaml_file(tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text("env: A-v0\nann: {learning_rate: 1e-3, epsilon: [1, 5e-2]}  # λ\n", "utf-8")
@@ -287,94 +229,7 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
         read_yaml(tmp_path)
 
 
-def test_every_preset_of_the_repository_is_shipped() -> None:
-    files = {file.stem for file in (Path(__file__).parents[1] / "configs").glob("*.yaml")}
-    assert files == set(shipped_names()) >= {"CartPole-v1", *PRESETS}
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_presets_validate_and_are_found_by_their_environment(name: str) -> None:
-    file = resources.files("snn_rl.configs") / f"{name}.yaml"
-    data = yaml.safe_load(file.read_text())
-    first = data["env"].replace("/", "-")
-    own = None if name == first else name.removeprefix(f"{first}-")
-    found = with_preset({"env": data["env"]}, own)
-    assert found == data, f"{file} is not named after its environment"
-    assert make_config(data).env == data["env"]
-
-
-def test_the_papers_pipeline_borrows_nothing() -> None:
-    config = make_config(with_preset({"env": "PongNoFrameskip-v4"}, "paper"))
-    assert (config.teacher, config.stack, config.maxpool, config.start) == ("self", 1, True, None)
-    assert min(config.ann.td) > 0
-    assert max(config.ann.distill) == 0
-    assert config.stages() == [5, 3, 1]
-    other = with_preset({"env": "PongNoFrameskip-v4", "seed": 3, "stack": 2}, "paper")
-    assert make_config(other).ann == config.ann
-
-
-@pytest.mark.parametrize(
-    ("env", "name", "known"),
-    [
-        ("PongNoFrameskip-v4", "papers", "it has low-rate, paper"),
-        ("PongNoFrameskip-v4", "../PongNoFrameskip-v4-paper", "it has low-rate, paper"),
-        ("CartPole-v1", "paper", "it has none but its default"),
-        ("", "paper", "no environment has no preset"),
-    ],
-)
-def test_unknown_presets_are_refused_with_those_there_are(env: str, name: str, known: str) -> None:
-    with pytest.raises(ConfigError, match=f"no preset {re.escape(repr(name))}") as caught:
-        with_preset({"env": env}, name)
-    assert known in str(caught.value)
-
-
-def test_atari_games_without_preset_share_one() -> None:
-    shared, other = (with_preset({"env": e}) for e in ("ALE/Breakout-v5", "MsPacmanNoFrameskip-v4"))
-    assert shared["privileged"] == other["privileged"]
-    assert make_config(shared).teacher == "stack:4"
-
-
-@pytest.mark.parametrize("env", ["ALE/Breakout-v5", "PongNoFrameskip-v4"])
-def test_an_ann_that_sees_several_frames_of_a_game_learns_by_itself(env: str) -> None:
-    config = make_config(with_preset({"env": env, "stack": 4}))
-    assert config.teacher == "self"
-    assert config.stack == 4
-    assert min(config.ann.td) > 0
-    assert config.ann == make_config(with_preset({"env": env})).privileged
-
-
-def test_environments_without_preset_use_the_defaults() -> None:
-    for env in ("Acrobot-v1", "../configs/CartPole-v1"):
-        assert with_preset({"env": env}) == {"env": env}
-    own = with_preset({"env": "PositionOnlyCartPole-v1"})
-    assert with_preset({"env": own["env"], "stack": 4}) == own | {"stack": 4}
-
-
-def test_settings_given_count_more_than_the_preset() -> None:
-    given = {"env": "CartPole-v1", "ann": {"steps": 7}}
-    assert with_preset(given)["ann"] == with_preset({"env": "CartPole-v1"})["ann"] | {"steps": 7}
-
-
-def test_merge_goes_section_by_section_and_changes_no_argument() -> None:
-    base = {"env": "A", "ann": {"steps": 1, "gamma": 0.9}, "skip": [4]}
-    changes = {"ann": {"steps": 2}, "skip": [3], "validation": {"every": 5}}
-    assert merge(base, changes) == {
-        "env": "A",
-        "ann": {"steps": 2, "gamma": 0.9},
-        "skip": [3],
-        "validation": {"every": 5},
-    }
-    assert base == {"env": "A", "ann": {"steps": 1, "gamma": 0.9}, "skip": [4]}
-    assert changes["ann"] == {"steps": 2}
-
-
-def test_merge_replaces_what_is_no_section() -> None:
-    assert merge({"ann": 5}, {"ann": {"steps": 1}}) == {"ann": {"steps": 1}}
-    assert merge({"ann": {"steps": 1}}, {"ann": 5}) == {"ann": 5}
-
-
 def test_resolved_configuration_survives_a_round_trip(tmp_path: Path) -> None:
-    import yaml
 
     config = make(ann={"learning_rate": 1e-5}, validation={"target": 1e20}, teacher="stack:4")
     file = tmp_path / "config.yaml"
@@ -386,23 +241,3 @@ def test_every_neuron_option_reaches_the_model() -> None:
     assert make(neurons={"surrogate": "arctan", "gamma": 2}).neurons == NeuronConfig(
         surrogate="arctan", gamma=2.0
     )
-
-
-def test_an_empty_mapping_empties_a_section() -> None:
-    base = {"env": "A", "ann": {"steps": 1, "gamma": 0.9}}
-    assert merge(base, {"ann": {}}) == {"env": "A", "ann": {}}
-    assert merge({"ann": {}}, {"ann": {"steps": 1}}) == {"ann": {"steps": 1}}
-    assert override(base, ["ann.steps=5", "ann={}", "ann.gamma=0.5"])["ann"] == {"gamma": 0.5}
-    assert override(base, ["ann.steps=5"])["ann"] == {"steps": 5, "gamma": 0.9}
-
-
-def test_the_command_line_empties_a_section_of_the_preset(
-    call: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[TrainConfig] = []
-    monkeypatch.setattr(training, "_train", lambda settings, *_, **__: seen.append(settings))
-    preset = with_preset({"env": "PongNoFrameskip-v4"})["ann"]
-    assert preset["steps"] != LearnerConfig().steps
-    options = ("--set", "ann={}", "--set", "ann.n_step=7")
-    assert call("train", "--env", "PongNoFrameskip-v4", *options)[0] == 0
-    assert seen[0].ann == LearnerConfig(n_step=7)

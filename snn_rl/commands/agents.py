@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -62,7 +63,7 @@ def evaluate(
     import_: ImportOption = None,
 ) -> None:
     """Play full greedy games on seeds that training never saw; every stage of a run."""
-    from snn_rl.agents.conditions import Conditions
+    from snn_rl.agents.conditions import trained_in
     from snn_rl.agents.evaluation import evaluate_agent
     from snn_rl.agents.results import record_scores, save_evaluation
 
@@ -82,7 +83,7 @@ def evaluate(
                 loaded = _as_asked(loaded, timesteps, no_carry)
                 say(f"evaluating {name} (engine: {loaded.engine}) ...")
                 pooled = loaded.maxpool if maxpool is None else maxpool
-                world = Conditions(flicker, sticky, pooled, loaded.fire_reset, loaded.env_kwargs)
+                world = replace(trained_in(loaded), flicker=flicker, sticky=sticky, maxpool=pooled)
                 row = evaluate_agent(
                     loaded, name, trials=games, seed=seed, conditions=world, max_frames=max_frames
                 )
@@ -125,7 +126,7 @@ def play(
     engine: Engine = "auto",
 ) -> None:
     """Watch an agent play and its neurons spike, in a window or as a video."""
-    from snn_rl.agents.conditions import Conditions
+    from snn_rl.agents.conditions import trained_in
     from snn_rl.agents.seeds import evaluation_seeds
     from snn_rl.agents.show.drawing import SIZE, draw
     from snn_rl.agents.show.game import Show
@@ -136,7 +137,7 @@ def play(
     name, loaded = list(_find(agent, engine)[1].items())[-1]
     player = _as_asked(loaded, timesteps, no_carry)
     seeds = evaluation_seeds(0, seed + episodes)[seed:]
-    world = Conditions(flicker, sticky, player.maxpool, player.fire_reset, player.env_kwargs)
+    world = replace(trained_in(player), flicker=flicker, sticky=sticky)
     with (
         closing(Show(player, world)) as game,
         StopFlag().on_signals() as stop,

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import numba
 
 PATIENCE = 1.5
-"""Seconds; a kernel that comes from the cache is there much sooner."""
+"""Seconds of this process's work; a kernel that comes from the cache is there much sooner."""
 
 
 def compiled(signature: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -23,9 +24,8 @@ def compiled(signature: str) -> Callable[[Callable[..., Any]], Callable[..., Any
 
     def compile_now(function: Callable[..., Any]) -> Callable[..., Any]:
         options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-        teller = threading.Timer(PATIENCE, _tell)
-        teller.daemon = True
-        teller.start()
+        done = threading.Event()
+        threading.Thread(target=_tell_unless, args=(done,), daemon=True).start()
         try:
             try:
                 cached: Callable[..., Any] = numba.njit(signature, cache=True, **options)(function)
@@ -34,11 +34,16 @@ def compiled(signature: str) -> Callable[[Callable[..., Any]], Callable[..., Any
                 anew: Callable[..., Any] = numba.njit(signature, **options)(function)
                 return anew
         finally:
-            teller.cancel()
+            done.set()
 
     return compile_now
 
 
-def _tell() -> None:
+def _tell_unless(done: threading.Event) -> None:
+    """Say what takes long, unless it is done before; waiting for a busy machine does not count."""
+    began = time.process_time()
+    while time.process_time() - began < PATIENCE:
+        if done.wait(0.2):
+            return
     sys.stderr.write("compiling the event-driven engine: some seconds, once ...\n")
     sys.stderr.flush()
