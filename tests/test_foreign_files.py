@@ -9,10 +9,11 @@ import pytest
 from saved_agents import example, saved
 
 import snn_rl
+from snn_rl.agents.exchange.export import export
 from snn_rl.errors import CheckpointError, SnnRlError
 from snn_rl.runs.checkpoint import CARD, WEIGHTS, load, save
 from snn_rl.runs.folder import keep, new_folder
-from snn_rl.runs.owner import own
+from snn_rl.runs.owner import OWNER, own
 from snn_rl.runs.resume import RESUME, discard
 
 Call = Callable[..., tuple[int, str, str]]
@@ -33,6 +34,7 @@ def home(tmp_path: Path) -> Path:
         *("notes.txt", ".git/HEAD", ".git/objects/ab/cd", ".env", ".cache-abcdefgh/file"),
         *(".venv/bin/python", ".data.old/table.csv", "src/.hidden/file", ".T1.old.txt"),
         *(".ann-abcdefgh/thesis.tex", ".notes.yaml.bak", "figures-of-mine/.a.png.x"),
+        *(".settings.json.1", ".notes.md.2", "src/.config.yaml.3", ".T5.old/data"),
     ):
         file = tmp_path / "home" / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -98,7 +100,10 @@ def test_training_in_a_project_removes_nothing(
     assert {f"ann/{CARD}", f"T1/{CARD}", "config.yaml"} <= after.keys()
 
 
-@pytest.mark.parametrize("name", ["resume/thesis.tex", "T1/data", "ann/x", "metrics.jsonl"])
+@pytest.mark.parametrize(
+    "name",
+    ["resume/thesis.tex", "T1/data", "ann/x", "metrics.jsonl", "owner.json", "owner.lock"],
+)
 def test_a_run_writes_over_nothing_of_the_same_name(
     call: Call, home: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -135,8 +140,23 @@ def test_nothing_is_discarded_through_a_link(tmp_path: Path) -> None:
     assert (tmp_path / "mine" / "state.safetensors").read_text() == "mine"
 
 
-def test_an_owner_removes_only_what_saves_leave(home: Path) -> None:
+def test_a_folder_without_a_run_has_no_leftovers(home: Path) -> None:
+    (home / ".config.yaml.77").write_text("mine")
+    (home / ".T1-abcdefgh").mkdir()
+    (home / ".T1-abcdefgh" / CARD).write_text("mine")
     before = contents(home)
+    with own(home):
+        pass
+    assert {name: contents(home).get(name) for name in before} == before
+
+
+def test_an_owner_removes_only_what_saves_leave(home: Path) -> None:
+    with own(home):
+        pass
+    (home / ".T5.old" / "data").unlink()
+    (home / ".T5.old").rmdir()
+    before = contents(home)
+    del before[OWNER]  # counts its owners
     for name in (".T3-abc_1234", "figures"):
         (home / name).mkdir()
     (home / ".T3-abc_1234" / WEIGHTS).write_text("half")
@@ -144,3 +164,61 @@ def test_an_owner_removes_only_what_saves_leave(home: Path) -> None:
     with own(home):
         assert not (home / ".T3-abc_1234").exists() and not (home / ".config.yaml.77").exists()
     assert {name: contents(home).get(name) for name in before} == before
+
+
+@pytest.mark.parametrize("name", ["seed0/data", "stop", "report.md", "figures/a.png", "owner.json"])
+def test_a_sweep_writes_over_nothing(call: Call, home: Path, name: str) -> None:
+    (home / name).parent.mkdir(exist_ok=True)
+    (home / name).write_text("mine")
+    before = contents(home)
+    status, _, err = call("sweep", "--env", "CartPole-v1", "--seeds", "1", "--out", str(home))
+    what = name.partition("/")[0]
+    assert status == 2 and f"holds {what}, which a sweep would write over: choose another" in err
+    assert contents(home) == before
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", "--env", "CartPole-v1", "--run-dir"],
+        ["sweep", "--env", "CartPole-v1", "--seeds", "1", "--out"],
+        ["import", "a.zip", "--env", "CartPole-v1", "--out"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_file_is_no_folder(call: Call, tmp_path: Path, command: list[str]) -> None:
+    (tmp_path / "file").write_text("mine")
+    status, _, err = call(*command, str(tmp_path / "file"))
+    assert status == 2 and "is no folder: choose another --" in err and err.count("\n") == 1
+    assert contents(tmp_path) == {"file": b"mine"}
+
+
+@pytest.mark.parametrize(
+    ("out", "mine"),
+    [
+        *[("agent.c", "agent.h"), ("agent.c", "agent_trace.h"), ("agent.c", "agent.trace.npz")],
+        *[("agent.onnx", "agent.pt2"), ("agent.nir", "agent.trace.npz")],
+    ],
+)
+def test_an_export_writes_over_no_file_that_was_not_named(
+    tmp_path: Path, out: str, mine: str
+) -> None:
+    (tmp_path / mine).write_text("mine")
+    agent = snn_rl.load_agent("zoo:CartPole-v1/T1")
+    to = out.partition(".")[2]
+    with pytest.raises(SnnRlError, match=f"{mine} would be written over .* choose another --out"):
+        export(agent, tmp_path / out, to, frames=3)  # type: ignore[arg-type]
+    assert contents(tmp_path) == {mine: b"mine"}
+
+
+def test_an_export_replaces_an_earlier_one_but_no_header_of_the_same_name(tmp_path: Path) -> None:
+    agent = snn_rl.load_agent("zoo:CartPole-v1/T1")
+    path = tmp_path / "agent.c"
+    export(agent, path, "c", frames=3)
+    before = contents(tmp_path)
+    export(agent, path, "c", frames=4)
+    assert contents(tmp_path).keys() == before.keys() and contents(tmp_path) != before
+    (tmp_path / "agent.h").write_text("#define MINE")
+    with pytest.raises(SnnRlError, match=r"agent\.h would be written over"):
+        export(agent, path, "c", frames=3)
+    assert (tmp_path / "agent.h").read_text() == "#define MINE"

@@ -73,9 +73,12 @@ def test_a_run_that_lost_its_folder_saves_nothing(tmp_path: Path) -> None:
 
 
 def test_leftovers_go_and_a_half_renamed_stage_comes_back(tmp_path: Path) -> None:
+    with own(tmp_path):
+        pass
     for name in (".ann-x1y2z3w4", "figures", "T2", ".T2.old", ".T1.old"):
         (tmp_path / name).mkdir()
-    (tmp_path / ".config.yaml.77").write_text("half")
+    for name in (".config.yaml.77", ".metrics.jsonl.77", "T2/.agent.json.77"):
+        (tmp_path / name).write_text("half")
     (tmp_path / "figures" / ".rewards.png.77").write_text("half")
     with own(tmp_path):
         left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}

@@ -11,7 +11,7 @@ from snn_rl.agents.acting import EventPolicy
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.exchange.recording import exportable, record
 from snn_rl.errors import SnnRlError
-from snn_rl.exchange.c_files import compiler, lowered, self_test, write_c
+from snn_rl.exchange.c_files import compiler, headers, is_export, lowered, self_test, write_c
 from snn_rl.exchange.c_tables import Recipe
 from snn_rl.exchange.golden import Step, replay
 from snn_rl.exchange.nir_files import export_nir
@@ -81,6 +81,7 @@ def export(
         raise SnnRlError(f"there is no export to {to!r}; there is {', '.join(get_args(Target))}")
     if path.suffix != f".{to}":
         raise SnnRlError(f"{path} should end in .{to}: choose another --out")
+    _check_places(path, to)
     if to == "c":
         return _export_c(agent, path, check, frames)
     if check:  # before anything is written
@@ -109,6 +110,25 @@ def export(
         for runtime in runtimes
     )
     return Exported(files, verdicts, remarks)
+
+
+def _check_places(path: Path, to: Target) -> None:
+    """An export writes over what `path` names, and over what an earlier one wrote beside it.
+
+    Raises:
+        SnnRlError: `path` is a folder, or another's file has the name of one that comes with it.
+    """
+    if path.is_dir():
+        raise SnnRlError(f"{path} is a folder: choose another --out")
+    before = any(path.with_suffix(f".{kind}").exists() for kind in get_args(Target))
+    others = {"onnx": [path.with_suffix(".pt2")], "nir": [], "c": headers(path)}[to]
+    taken = [file for file in others if file.exists() and not (before and is_export(file))]
+    if not before and path.with_suffix(TRACE).exists():
+        taken.append(path.with_suffix(TRACE))
+    if taken:
+        raise SnnRlError(
+            f"{taken[0]} would be written over and is no earlier export's: choose another --out"
+        )
 
 
 def _export_c(agent: Agent, path: Path, check: bool, frames: int) -> Exported:

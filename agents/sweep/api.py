@@ -14,6 +14,7 @@ from snn_rl.agents.presets import with_preset
 from snn_rl.agents.setup import Setup
 from snn_rl.agents.sweep.local import LocalWorkers
 from snn_rl.agents.sweep.manifest import (
+    MANIFEST,
     Cell,
     Sweep,
     check_release,
@@ -22,13 +23,13 @@ from snn_rl.agents.sweep.manifest import (
     newest_sweep,
     read_sweep,
 )
-from snn_rl.agents.sweep.ray_cluster import RayWorkers
+from snn_rl.agents.sweep.ray_cluster import STOP, RayWorkers
 from snn_rl.agents.sweep.scheduler import Course, run_cells
 from snn_rl.envs import import_environments, split_id
 from snn_rl.errors import SnnRlError
-from snn_rl.runs.folder import RUNS, Interrupted
+from snn_rl.runs.folder import FIGURES, REPORT, RUNS, Interrupted
 from snn_rl.runs.monitor import StopFlag
-from snn_rl.runs.owner import make_folder, own, remove_if_empty
+from snn_rl.runs.owner import foreign, make_folder, own, remove_if_empty
 
 Show = Callable[[Course], None]
 
@@ -123,7 +124,19 @@ def new_sweep(
         work = replace(work, folder=folder.absolute())
     elif is_sweep(work.folder) or any(work.folder.glob("config.yaml")):
         raise SnnRlError(f"{out} already holds a sweep or a run: choose another --out, or --resume")
+    elif work.folder.exists() and not work.folder.is_dir():
+        raise SnnRlError(f"{out} is no folder: choose another --out")
+    elif taken := _written_over(work):
+        raise SnnRlError(
+            f"{out} holds {taken[0]}, which a sweep would write over: choose another --out"
+        )
     return work
+
+
+def _written_over(sweep: Sweep) -> list[str]:
+    """What is in a new sweep's folder under names that a sweep gives."""
+    names = [*(Path(cell.name).parts[0] for cell in sweep.cells), STOP, REPORT, FIGURES, MANIFEST]
+    return [n for n in names if os.path.lexists(sweep.folder / n)] + foreign(sweep.folder)
 
 
 def sweep_to_resume(folder: Path | None) -> Sweep:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -50,8 +51,10 @@ def import_(
     from snn_rl.agents.exchange.sb3 import from_sb3
     from snn_rl.agents.exchange.torch_modules import from_weights
 
-    if out.exists() and any(out.iterdir()):
+    if out.is_dir() and any(out.iterdir()):
         raise SnnRlError(f"{out} is not empty: choose another --out")
+    if os.path.lexists(out) and not out.is_dir():
+        raise SnnRlError(f"{out} is no folder: choose another --out")
     modules = import_typed(import_, env)
     means, stds, factors = (
         _numbers(name, text) for name, text in (("mean", mean), ("std", std), ("scale", scale))

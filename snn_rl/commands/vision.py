@@ -199,6 +199,7 @@ def experiment(
 ) -> None:
     """Do the paper's experiments: train every run, evaluate it, compare. Finished runs are kept."""
     from snn_rl.runs.checkpoint import write_text
+    from snn_rl.runs.folder import CONFIG, new_folder
     from snn_rl.support.settings import merge, parse_overrides
     from snn_rl.vision.experiments import comparison, experiments, load_experiment, settings_of_run
     from snn_rl.vision.scoring import read_evaluation
@@ -210,15 +211,20 @@ def experiment(
     if unknown := set(only or []) - plan.runs.keys():
         raise SnnRlError(f"{name} has no run {sorted(unknown)}; there are {', '.join(plan.runs)}")
     changes = merge({"data": str(data)} if data else {}, parse_overrides(set_ or []))
+    compared = folder / "comparison.md"
+    if compared.exists() and not any((folder / run / CONFIG).exists() for run in plan.runs):
+        raise SnnRlError(f"{compared} is no experiment's: choose another --run-dir")
     rows: dict[str, list[dict[str, Any]]] = {}
     for run in only or plan.runs:
         settings = settings_of_run(plan, run, folder, changes)
+        if not (folder / run / CONFIG).exists():
+            new_folder(folder / run, folder)  # or it is another's
         _train(settings, folder / run, reproducing(sys.argv[1:]), fresh=False)
         evaluate(folder / run)
         report(folder / run)
         rows[run] = read_evaluation(folder / run)
-        write_text(folder / "comparison.md", comparison(plan, rows))
-    sys.stdout.write(f"{folder / 'comparison.md'}\n")
+        write_text(compared, comparison(plan, rows))
+    sys.stdout.write(f"{compared}\n")
 
 
 def _train(settings: VisionConfig, folder: Path, command: str, *, fresh: bool) -> None:

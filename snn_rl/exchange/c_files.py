@@ -24,6 +24,17 @@ FLAGS = ("-std=c99", "-O2", "-ffp-contract=off")
 SELF_TEST = "-DSNN_SELF_TEST"
 
 
+def headers(path: Path) -> list[Path]:
+    """What `write_c` writes beside `path`."""
+    return [path.with_suffix(".h"), path.with_name(f"{path.stem}_trace.h")]
+
+
+def is_export(file: Path) -> bool:
+    """Whether a header, by its first line, was written by an export; other files may be."""
+    with file.open("rb") as opened:
+        return file.suffix != ".h" or b"snn-rl" in opened.readline(200)
+
+
 def write_c(recipe: Recipe, trace: Trace, path: Path) -> tuple[Path, ...]:
     """Write agent.c as `path`, agent.h and agent_trace.h beside it; returns the three.
 

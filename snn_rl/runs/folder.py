@@ -24,7 +24,7 @@ import yaml
 from snn_rl.support.files import read_text
 from snn_rl.errors import CheckpointError, SnnRlError
 from snn_rl.runs.checkpoint import CARD, read_card, remove, write_text
-from snn_rl.runs.owner import make_folder
+from snn_rl.runs.owner import foreign, make_folder
 from snn_rl.runs.resume import RESUME, STATE, discard
 
 CONFIG, HEADER = "config.yaml", "# "
@@ -73,7 +73,10 @@ def new_folder(asked: str | Path | None, parent: Path) -> Path:
     folder = Path(asked) if asked else make_folder(parent)
     if (folder / CONFIG).exists():
         raise SnnRlError(_taken(folder))
+    if folder.exists() and not folder.is_dir():
+        raise SnnRlError(f"{folder} is no folder: choose another --run-dir")
     mine = [path.name for path in sorted(folder.glob("*")) if _NAMES.fullmatch(path.name)]
+    mine += foreign(folder)
     if mine:
         raise SnnRlError(
             f"{folder} holds {mine[0]}, which a run would write over: choose another --run-dir"

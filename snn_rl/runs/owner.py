@@ -24,7 +24,10 @@ from snn_rl.errors import SnnRlError
 from snn_rl.support.files import read_text
 
 LOCK, OWNER = "owner.lock", "owner.json"
-_WRITING = re.compile(r"\.[\w.-]+\.(json|yaml|md|png)\.\d+")
+_WRITING = re.compile(
+    r"\.(owner\.json|config\.yaml|evaluation\.json|sweep\.json|report\.md|metrics\.jsonl)\.\d+"
+    r"|figures/\.\w+\.png\.\d+|(teacher|ann|T\d+[\w-]*)/\.agent\.json\.\d+"
+)
 _SAVING = re.compile(r"\.(teacher|ann|T\d+[\w-]*)-[a-z0-9_]{8}")
 _REPLACED = re.compile(r"\.(teacher|ann|T\d+[\w-]*)\.old")
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
@@ -107,8 +110,16 @@ def remove_if_empty(folder: Path, top: Path) -> None:
             break
 
 
+def foreign(folder: Path) -> list[str]:
+    """Files that an owner would write over and that no owner wrote."""
+    lock = folder / LOCK  # which is always empty
+    found = [OWNER] if os.path.lexists(folder / OWNER) and not _read(folder) else []
+    return found + [LOCK] * (lock.is_symlink() or (lock.exists() and lock.stat().st_size > 0))
+
+
 def _take_over(folder: Path) -> Owner:
-    _remove_leftovers(folder)
+    if (folder / OWNER).is_file():  # else no run was here, and whatever is here is another's
+        _remove_leftovers(folder)
     before = _read(folder)
     boot = _BOOT.read_text().strip() if _BOOT.exists() else ""
     generation = before.generation + 1 if before else 1
@@ -121,18 +132,19 @@ def _take_over(folder: Path) -> Owner:
 
 def _remove_leftovers(folder: Path) -> None:
     """Remove what saves that were killed left half-written: names that saves give, nothing else."""
-    for path in (*folder.glob(".*"), *folder.glob("figures/.*")):
-        if path.is_symlink():
+    for path in (*folder.glob(".*"), *folder.glob("*/.*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() or path.parent.is_symlink():
             continue
-        if path.is_file() and _WRITING.fullmatch(path.name):
+        if path.is_file() and _WRITING.fullmatch(name):
             path.unlink()
-        elif path.is_dir() and (found := _REPLACED.fullmatch(path.name)):
+        elif path.is_dir() and (found := _REPLACED.fullmatch(name)):
             stage = path.with_name(found[1])
             if stage.exists():
                 remove(path)
             else:
                 path.rename(stage)  # the save died between its two renames
-        elif path.is_dir() and _SAVING.fullmatch(path.name):
+        elif path.is_dir() and _SAVING.fullmatch(name):
             remove(path)
 
 
