@@ -38,7 +38,7 @@ RESUME, STATE, REPLAY = "resume", "state.safetensors", "replay"
 UNFINISHED = f".{STATE}"
 """A state that is being written."""
 MACHINE, DIGEST = "machine", "sha256"
-VERSION = "3"
+VERSION = "4"
 """Of the states; to be raised when what they hold changes."""
 PAUSE = 60.0
 """Saves are apart by at least this many times what one costs: they take below 2 % of the time."""
