@@ -112,6 +112,13 @@ def test_compressed_weights_are_refused() -> None:
         read_state_dict(packed.getvalue(), "weights.pth")
 
 
+def test_a_flipped_bit_is_no_other_weight() -> None:
+    content = bytearray(saved({"a": torch.ones(9)}))
+    content[content.index(torch.ones(9).numpy().tobytes())] ^= 1
+    with pytest.raises(SnnRlError, match="checksum"):
+        read_state_dict(bytes(content), "weights.pth")
+
+
 def test_a_torch_that_is_not_safe_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archive, "torch_release", lambda: (2, 9))
     with pytest.raises(SnnRlError, match=r"install torch >= 2\.10"):

@@ -248,11 +248,28 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", "no-such-compiler -O2")
     with pytest.raises(SnnRlError, match="no C compiler 'no-such-compiler'"):
         snn_rl.export(agent, tmp_path / "a.c", "c", check=True)
+    monkeypatch.setenv("CC", "gcc '")
+    with pytest.raises(SnnRlError, match="ends within quotes"):
+        snn_rl.export(agent, tmp_path / "a.c", "c", check=True)
     monkeypatch.delenv("CC")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SnnRlError, match="install gcc or clang"):
         snn_rl.export(agent, tmp_path / "a.c", "c", check=True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_check_without_a_compiler_writes_nothing(
+    call: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    order = ("export", "--agent", CARTPOLE, "--to", "c", "--frames", "5", "--out", "agent.c")
+    status, out, err = call(*order, "--check")
+    assert (status, out) == (2, "") and not list(tmp_path.iterdir())
+    assert err.splitlines()[-1] == (
+        "error: there is no C compiler: install gcc or clang, or set CC"
+    )
+    assert call(*order)[0] == 0  # without a check none is needed
 
 
 def test_the_command(

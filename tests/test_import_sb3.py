@@ -193,6 +193,40 @@ def test_damaged_data_are_refused(tmp_path: Path) -> None:
             from_sb3(tmp_path / "bad.zip", "CartPole-v1")
 
 
+@pytest.mark.parametrize("left", [0.0, 0.1, 0.5, 0.9, 0.999])
+def test_a_truncated_zip_is_refused_in_one_sentence(
+    left: float, call: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    saved(tmp_path / "model.zip")
+    content = (tmp_path / "model.zip").read_bytes()
+    (tmp_path / "cut.zip").write_bytes(content[: int(left * len(content))])
+    status, out, err = call("import", "cut.zip", "--env", "CartPole-v1", "--out", "agent")
+    assert (status, out) == (2, "")
+    assert err.startswith("error: cut.zip ") and err.count("\n") == 1
+    assert "is damaged" in err or "is cut off" in err
+    assert not (tmp_path / "agent").exists()
+
+
+def test_a_flipped_bit_is_refused_or_does_no_harm(tmp_path: Path) -> None:
+    saved(tmp_path / "model.zip", policy_kwargs={"net_arch": [8]})
+    whole, bad = (tmp_path / "model.zip").read_bytes(), tmp_path / "bad.zip"
+    seen = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
+    expected = from_sb3(tmp_path / "model.zip", "CartPole-v1").q_values(seen)
+    refused, positions = 0, np.linspace(0, len(whole) - 1, 60).astype(int)
+    for position in positions:
+        content = bytearray(whole)
+        content[position] ^= 16
+        bad.write_bytes(content)
+        try:
+            found = from_sb3(bad, "CartPole-v1")
+        except SnnRlError as error:
+            assert "\n" not in str(error)
+            refused += 1
+        else:
+            np.testing.assert_array_equal(found.q_values(seen), expected)
+    assert refused > len(positions) / 2
+
+
 def test_the_command(call: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     saved(tmp_path / "model.zip")
     arguments = ("import", "model.zip", "--env", "CartPole-v1", "--out", "agent")

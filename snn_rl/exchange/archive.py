@@ -37,7 +37,8 @@ def read_member(path: Path, name: str, limit: int) -> bytes:
         raise SnnRlError(f"there is no file {path}") from None
     except KeyError:
         raise SnnRlError(
-            f"{path} holds no {name}: it was not saved by Stable-Baselines3's model.save()"
+            f"{path} holds no {name}: it is cut off, or Stable-Baselines3's model.save() did not "
+            "write it"
         ) from None
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         if isinstance(error, SnnRlError):
@@ -81,16 +82,22 @@ def torch_release() -> tuple[int, ...]:
 
 
 def _check_stored(content: bytes, source: str) -> None:
-    """torch writes an uncompressed zip, so what it unpacks to is bounded by the file's own size."""
+    """torch writes an uncompressed zip, so what it unpacks to is bounded by the file's own size.
+
+    It does not look at the checksums when it reads: a flipped bit would be another weight.
+    """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             packed = any(m.compress_type != zipfile.ZIP_STORED for m in archive.infolist())
-    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+            damaged = None if packed else archive.testzip()
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError):
         raise SnnRlError(
             f"{source} is damaged or in torch's old format: load and torch.save() it anew"
         ) from None
     if packed:
         raise SnnRlError(f"{source} is compressed, which torch.save() never does: refused")
+    if damaged is not None:
+        raise SnnRlError(f"{source} is damaged (the checksum of {damaged!r} is another)")
 
 
 def _dense(value: Any) -> bool:

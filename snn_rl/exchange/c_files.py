@@ -60,7 +60,11 @@ def compiler() -> list[str]:
     Raises:
         SnnRlError: there is none.
     """
-    wanted = shlex.split(os.environ.get("CC", ""))
+    named = os.environ.get("CC", "")
+    try:
+        wanted = shlex.split(named)
+    except ValueError:
+        raise SnnRlError(f"CC is no command ({named!r} ends within quotes): correct it") from None
     for command in [wanted] if wanted else [[name] for name in COMPILERS]:
         if shutil.which(command[0]):
             return command
@@ -82,7 +86,7 @@ def self_test(path: Path, command: list[str], flags: tuple[str, ...] = FLAGS) ->
         line = [*command, *flags, SELF_TEST, str(path), "-o", str(program)]
         built = subprocess.run(line, capture_output=True, text=True)
         if built.returncode != 0:
-            said = next((text for text in built.stderr.splitlines() if "error" in text), "no word")
+            said = next((text for text in built.stderr.splitlines() if "error" in text), "it fails")
             raise SnnRlError(f"{command[0]} does not compile {path}: {said}")
         ran = subprocess.run([str(program)], capture_output=True, text=True)
     passed = ran.returncode == 0
