@@ -59,6 +59,7 @@ def measure_traffic(
     pictures = frames
     if network.stack > 1:
         history = network.initial_state(1).history
+        assert history is not None
         pictures, _ = stack_frames(frames, history, None, network.offset)
     changes = pictures[1:, 0] != pictures[:-1, 0]
     count, products = max(1, len(changes)), 0.0
