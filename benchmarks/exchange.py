@@ -1,7 +1,7 @@
 """Agents in and out: round trips, exports over long play, conversion without training.
 
     python benchmarks/exchange.py exports [--to onnx|nir|c] [--frames 10000] [--agent zoo:ENV/T1]
-    python benchmarks/exchange.py cartpole --out runs/sb3
+    python benchmarks/exchange.py cartpole --out runs/sb3 [--trials 60]
     python benchmarks/exchange.py teacher2 --out runs/teacher2
     python benchmarks/exchange.py untrained --agent runs/sb3/imported [--trials 20] [--carry]
 
@@ -44,7 +44,7 @@ from snn_rl.core.grid import snap
 from snn_rl.core.operations import PIXEL_UNIT
 
 Trials = int | Literal["all"]
-TEACHER, HOME_TRIALS = "zoo:PongNoFrameskip-v4/teacher2", 60
+TEACHER = "zoo:PongNoFrameskip-v4/teacher2"
 RL_ZOO: dict[str, Any] = {
     "learning_rate": 2.3e-3,
     "batch_size": 64,
@@ -79,7 +79,7 @@ def exports(to: Any, frames: int, agents: Sequence[str]) -> None:
             say(f"{name} {verdict}")
 
 
-def cartpole(out: Path) -> None:
+def cartpole(out: Path, trials: int) -> None:
     """A DQN of Stable-Baselines3, at home, imported, and as spiking agents."""
     from stable_baselines3 import DQN
 
@@ -87,10 +87,10 @@ def cartpole(out: Path) -> None:
     if not zip_file.exists():
         _train_sb3(zip_file)
     home = DQN.load(zip_file, device="cpu")
-    rewards = _at_home(home, "CartPole-v1")
+    rewards = _at_home(home, "CartPole-v1", evaluation_seeds(0, trials))
     say(f"at home: {_mean(rewards)} over {len(rewards)} games")
     agent = from_sb3(zip_file, "CartPole-v1")
-    here = evaluate_agent(agent, "imported", trials=HOME_TRIALS)["rewards"]
+    here = evaluate_agent(agent, "imported", trials=trials)["rewards"]
     say(f"imported: {_mean(here)}; {sum(a == b for a, b in zip(rewards, here, strict=True))} of "
         f"{len(here)} games with the same points")  # fmt: skip
     if not (out / "imported").exists():
@@ -99,7 +99,7 @@ def cartpole(out: Path) -> None:
         {"env": "CartPole-v1", "start": str(out / "imported"), "timesteps": 5}, run_dir=out / "run"
     )
     for name, stage in stages.items():
-        say(f"{name}: {_mean(evaluate_agent(stage, name, trials=HOME_TRIALS)['rewards'])}")
+        say(f"{name}: {_mean(evaluate_agent(stage, name, trials=trials)['rewards'])}")
 
 
 def _train_sb3(path: Path) -> None:
@@ -116,10 +116,10 @@ def _train_sb3(path: Path) -> None:
     model.save(path)
 
 
-def _at_home(model: Any, env_id: str, seeds: Sequence[int] = ()) -> list[float]:
-    """Greedy games of a Stable-Baselines3 model, by default on the evaluation's seeds."""
+def _at_home(model: Any, env_id: str, seeds: Sequence[int]) -> list[float]:
+    """Greedy games of a Stable-Baselines3 model, one per seed."""
     env, found = gym.make(env_id), []
-    for seed in seeds or evaluation_seeds(0, HOME_TRIALS):
+    for seed in seeds:
         (observation, _), total, over = env.reset(seed=int(seed)), 0.0, False
         while not over:
             action, _ = model.predict(observation, deterministic=True)
@@ -212,8 +212,10 @@ def main() -> None:
     sub.add_argument("--to", choices=("onnx", "nir", "c"), default="onnx")
     sub.add_argument("--frames", type=int, default=10_000)
     sub.add_argument("--agent", nargs="*", default=[])
-    for name in ("cartpole", "teacher2"):
-        commands.add_parser(name).add_argument("--out", type=Path, required=True)
+    commands.add_parser("teacher2").add_argument("--out", type=Path, required=True)
+    sub = commands.add_parser("cartpole")
+    sub.add_argument("--out", type=Path, required=True)
+    sub.add_argument("--trials", type=int, default=60, help="games of each player")
     sub = commands.add_parser("untrained")
     sub.add_argument("--agent", required=True)
     sub.add_argument("--trials", type=_trials, default=20, help="a number, or all")
@@ -225,8 +227,10 @@ def main() -> None:
         exports(options.to, options.frames, options.agent)
     elif options.command == "untrained":
         untrained(options.agent, options.trials, options.timesteps, options.carry)
+    elif options.command == "cartpole":
+        cartpole(options.out, options.trials)
     else:
-        (cartpole if options.command == "cartpole" else teacher2)(options.out)
+        teacher2(options.out)
 
 
 if __name__ == "__main__":
