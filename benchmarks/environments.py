@@ -103,6 +103,9 @@ class Case:
     kwargs: dict[str, Any] = field(default_factory=dict)
 
 
+UNSTUCK = {"sticky_action_prob": 0.0}
+"""MinAtar's sticky actions go on from one episode to the next: such an episode does not follow from
+its seed, and a run that goes on says so."""
 OWN = [*(f"Seen{name}-v0" for name in SEEN), "StartAtFive-v0"]
 CASES = [
     Case("FrozenLake-v1", kwargs={"map_name": "8x8", "is_slippery": False}),
@@ -110,7 +113,7 @@ CASES = [
     Case("Blackjack-v1"),
     *(Case(f"environments:{name}", "environments") for name in OWN),
     Case("LunarLander-v3"),
-    *(Case(f"minatar.gym:MinAtar/{game}-v1", "minatar.gym") for game in MINATAR),
+    *(Case(f"minatar.gym:MinAtar/{game}-v1", "minatar.gym", UNSTUCK) for game in MINATAR),
     Case("popgym.envs:popgym-PositionOnlyCartPoleEasy-v0", "popgym.envs"),
     Case("popgym.envs:popgym-RepeatPreviousEasy-v0", "popgym.envs"),
 ]

@@ -24,9 +24,9 @@ def episode_seed(seed: int, index: int, episode: int) -> int:
     return int(np.random.SeedSequence([seed, index, episode]).generate_state(1)[0] >> 2) | 1 << 30
 
 
-def checksum(observation: NDArray[Any]) -> int:
-    """CRC-32 of an observation's bytes."""
-    return zlib.crc32(np.ascontiguousarray(observation).tobytes())
+def checksum(observation: NDArray[Any], before: int = 0) -> int:
+    """CRC-32 of an observation's bytes, behind those whose checksum is ``before``."""
+    return zlib.crc32(np.ascontiguousarray(observation).tobytes(), before)
 
 
 def other_course(index: int, episode: int) -> NotRepeatable:

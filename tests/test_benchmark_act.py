@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 from commands import snn_rl_command
+from untrained import untrained_ann
 
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.bench import onnx_ann, runtimes
 from snn_rl.agents.bench.act import act_times, record
 from snn_rl.agents.evaluation import evaluate
 from snn_rl.agents.loading import load_agent
+from snn_rl.core.stacking import stack_frames
 from snn_rl.errors import SnnRlError
 
 T1, ANN = "zoo:CartPole-v1/T1", "zoo:CartPole-v1/ann"
@@ -44,6 +46,18 @@ def test_recorded_frames_are_those_of_the_agents_play() -> None:
     frames = record(agent, 70)
     assert frames.shape == (70, 4)
     assert np.array_equal(frames, record(agent, 70))
+
+
+def test_runtimes_are_given_what_the_network_stacks() -> None:
+    agent = untrained_ann("PixelCartPole-v1", stack=3)
+    network = agent.policy.network
+    seen = np.random.default_rng(0).integers(256, size=(5, *network.input_shape), dtype=np.uint8)
+    frames = torch.from_numpy(seen)[:, None]
+    history = network.initial_state(1).history
+    assert history is not None
+    wanted, _ = stack_frames(frames, history, None, network.offset)
+    given = [onnx_ann.as_input(network, x) for x in runtimes.stacked(seen, network.stack)]
+    np.testing.assert_array_equal(np.concatenate(given), wanted[:, 0].numpy())
 
 
 def test_screens_and_a_busy_game_are_raced_where_there_are_pixels() -> None:

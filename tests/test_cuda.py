@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from short_runs import Watcher, short, weights
-from test_vision_training import DATA, QUICK, Recorder
+from short_vision import DATA, QUICK, Recorder
 
 import snn_rl
 from snn_rl.agents.loading import load_agent

@@ -62,6 +62,16 @@ def test_the_first_layer_reads_the_changed_pixels_alone() -> None:
     assert found.changed_macs == found.weights["conv1"] == pytest.approx(32 / 3)
 
 
+def test_stacked_frames_change_as_the_network_sees_them_with_zeros_before_the_first() -> None:
+    torch.manual_seed(0)
+    ann = trace(nature_cnn(3, 84, 6), (1, 84, 84), pixels=True, stack=3)
+    frames = torch.zeros(4, 1, 1, 84, 84, dtype=torch.uint8)
+    frames[:2, :, :, 0, 0], frames[2:, :, :, 0, 0] = 5, 7
+    network = convert(ann, Calibration(frames), timesteps=1)
+    # 0 0 5, 0 5 5, 5 5 7, 5 7 7: one pixel, two pixels less the oldest, one.
+    assert measure_traffic(network, frames).changed == pytest.approx((1 + 2 + 1) / 3)
+
+
 def test_every_row_follows_from_its_counts() -> None:
     network, frames = pong(2)
     spikes: dict[str, Tensor] = {}

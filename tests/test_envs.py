@@ -8,11 +8,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import SyncVectorEnv
 
 import snn_rl.envs
 from snn_rl.envs import (
     UNBLANKED,
     Flicker,
+    NotRepeatable,
     RestoreError,
     draw_cartpole,
     episode_seed,
@@ -20,6 +22,7 @@ from snn_rl.envs import (
     restore,
     snapshot,
 )
+from snn_rl.envs.vector import SeededEpisodes
 
 POSITION, PIXEL = "PositionOnlyCartPole-v1", "PixelCartPole-v1"
 
@@ -217,8 +220,41 @@ def test_resuming_one_environment() -> None:
     for action in [0, 1, 1]:
         observation, *_ = env.step(action)
     env.reset()
-    np.testing.assert_array_equal(env.resume(0, [0, 1, 1]), observation)
+    env.resume(0, [0, 1, 1])
+    np.testing.assert_array_equal(env.observation, observation)
     assert (env.episode, env.actions) == (0, [0, 1, 1])
+
+
+class Sticking(gym.Env[Any, Any]):
+    """Shows what was done, and in the first step of an episode what was done before it began: as
+    MinAtar's sticky actions do, it does not follow from seed and actions."""
+
+    observation_space = gym.spaces.Box(0, 1, (1,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+    last = 0
+
+    def reset(self, **_: Any) -> tuple[Any, dict[str, Any]]:
+        self.first = True
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        shown, self.first, self.last = self.last if self.first else action, False, action
+        return np.full(1, shown, np.float32), 0.0, False, False, {}
+
+
+def test_another_course_is_noticed_though_it_ends_alike() -> None:
+    def make() -> SeededEpisodes:
+        return SeededEpisodes(Sticking(), 1, 0)
+
+    vector = SyncVectorEnv([make], copy=True)
+    env: Any = vector.envs[0]
+    env.reset()
+    env.step(1)
+    env.reset()
+    for action in (0, 0, 1):  # it shows 1, 0, 1
+        env.step(action)
+    with pytest.raises(NotRepeatable, match="another observation"):
+        restore(SyncVectorEnv([make], copy=True), snapshot(vector))
 
 
 def test_what_cannot_be_restored_is_refused() -> None:

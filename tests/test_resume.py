@@ -18,16 +18,15 @@ from torch import nn
 
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.config import TrainConfig, make_config
-from snn_rl.agents.dqn.replay import SegmentReplay
 from snn_rl.agents.evaluation import Evaluation
 from snn_rl.agents.loading import load_agent
 from snn_rl.agents.monitor import Progress
 from snn_rl.agents.results import unfinished
 from snn_rl.agents.run import Run
-from snn_rl.errors import CheckpointError, SnnRlError
+from snn_rl.errors import SnnRlError
 from snn_rl.runs import resume
 from snn_rl.runs.folder import Interrupted
-from snn_rl.runs.resume import RESUME, STATE, Saver, read_state, write_state
+from snn_rl.runs.resume import RESUME, STATE, Saver, read_state
 from snn_rl.support.settings import merge
 
 CARTPOLE = {
@@ -43,14 +42,22 @@ CARTPOLE = {
     },
     "spiking": {"steps": 384, "num_envs": 4, "rollout": 8, "warmup": 2},
 }  # fmt: skip
+
+
 SPIKING_REPLAY = {
     "spiking": {
         "replay": 64, "segment": 3, "burn_in": 2, "n_step": 2, "batch": 4, "td": [1.0, 0.5],
         "learning_starts": 64,
     }
 }  # fmt: skip
+
+
 OVERLAPPED = {"ann": {"overlap": True}, "spiking": {"overlap": True}}
+
+
 AVERAGED = {"ann": {"average": 0.9}, "spiking": {"average": 0.9}}
+
+
 PONG = {
     "env": "ShortPong-v0",
     "timesteps": 1,
@@ -274,68 +281,6 @@ def test_roll_outs_that_are_used_once_need_no_saves(tmp_path: Path) -> None:
         patch.setattr(Saver, "save", counted)
         Run(settings, tmp_path / "run", monitor).train()
     assert saves["T1"] == 2, "at the start and at the end"
-
-
-def test_a_replay_keeps_what_the_last_save_needs() -> None:
-    replay = SegmentReplay(1, 10, (1,), pixels=False, spare=4)
-    replay.written = 10
-    assert replay.keeps(10, 4)
-    assert not replay.keeps(10, 5)
-    replay.written = 3
-    assert replay.keeps(3, 11)
-    assert not replay.keeps(3, 12)
-
-
-def test_a_state_is_read_as_it_was_written(tmp_path: Path) -> None:
-    state = {
-        "number": 0.1 + 0.2, "nothing": None, "least": -float("inf"), "big": 2**127,
-        "list": [1, 2], "nested": {"a.b": np.arange(3), "state": (torch.ones(2, 1), torch.eye(2))},
-        "empty": {},
-    }  # fmt: skip
-    saver = Saver(tmp_path / "resume", every=0.0)
-    saver.save(state, lambda: None)
-    saver.wait()
-    found = saver.load()
-    assert found is not None
-    assert {k: found[k] for k in ("number", "nothing", "least", "big", "list", "empty")} == {
-        k: state[k] for k in ("number", "nothing", "least", "big", "list", "empty")
-    }
-    assert found["nested"]["a.b"].tolist() == [0, 1, 2]
-    assert torch.equal(found["nested"]["state"][1], torch.eye(2))
-
-
-def test_a_failed_save_is_told_and_leaves_the_last_one(tmp_path: Path) -> None:
-    saver = Saver(tmp_path, every=0.0)
-    saver.save({"steps": 1}, lambda: None)
-    saver.wait()
-
-    def full() -> None:
-        raise OSError(28, "No space left on device")
-
-    saver.save({"steps": 2}, full)
-    with pytest.raises(OSError, match="No space left"):
-        saver.wait()
-    assert saver.load() == {"steps": 1}
-    saver.wait()  # told once
-
-
-def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
-    write_state(tmp_path / STATE, {"items": {}}, {})
-    whole = (tmp_path / STATE).read_bytes()
-    for damaged in (b"", whole[:-3], b"\x00" * 40, whole.replace(b"items", b"itmes")):
-        (tmp_path / STATE).write_bytes(damaged)
-        with pytest.raises(CheckpointError, match="damaged: remove"):
-            read_state(tmp_path / STATE)
-
-
-def test_a_state_of_another_version_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(resume, "VERSION", "0")
-    write_state(tmp_path / STATE, {"items": {}}, {})
-    monkeypatch.undo()
-    with pytest.raises(CheckpointError, match="saved by another version"):
-        read_state(tmp_path / STATE)
 
 
 def test_only_unfinished_runs_are_resumed(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from short_runs import DISTILLING, Watcher, Witness, short, tiny, weights
 from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
     EventAccumulator,
 )
-from torch import Tensor, nn
 
 import snn_rl
 from snn_rl.agents.agent import Agent
@@ -29,7 +28,7 @@ from snn_rl.agents.seeds import validation_seeds
 from snn_rl.core.network import Network
 from snn_rl.envs import check_spaces
 from snn_rl.envs.observation import pipeline_for
-from snn_rl.errors import ConversionError, SnnRlError
+from snn_rl.errors import SnnRlError
 from snn_rl.runs.folder import Interrupted
 from snn_rl.support.settings import read_yaml
 
@@ -207,46 +206,6 @@ def test_stopping_saves_what_was_reached(tmp_path: Path) -> None:
     assert reached.policy.network.spiking
     assert reached.timesteps == 2
     assert reached.act(np.zeros(4, np.float32)) in (0, 1)
-
-
-class Residual(nn.Module):
-    """A Q-network of one's own."""
-
-    def __init__(self, features: int, actions: int) -> None:
-        super().__init__()
-        self.begin = nn.Linear(features, 12)
-        self.inner = nn.Linear(12, 12)
-        self.relu = nn.ReLU()
-        self.end = nn.Linear(12, actions)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.relu(self.begin(x))
-        y: Tensor = self.end(self.relu(self.inner(x) + x))
-        return y
-
-
-def test_a_q_network_of_ones_own(tmp_path: Path) -> None:
-    asked: list[tuple[tuple[int, ...], int]] = []
-
-    def build(shape: tuple[int, ...], actions: int) -> nn.Module:
-        asked.append((shape, actions))
-        return Residual(shape[0], actions)
-
-    agents = snn_rl.train(short(), run_dir=tmp_path / "run", q_network=build)
-    assert set(asked) == {((4,), 2)}
-    assert list(agents) == ["ann", "T2", "T1"]
-    for name, agent in agents.items():
-        loaded = load_agent(tmp_path / "run" / name)
-        assert any(node.operation.kind == "add" for node in loaded.policy.network.nodes)
-        assert loaded.act(np.zeros(4, np.float32)) == agent.act(np.zeros(4, np.float32))
-
-
-def test_a_q_network_that_cannot_become_spikes_is_refused_by_name(tmp_path: Path) -> None:
-    def build(shape: tuple[int, ...], actions: int) -> nn.Module:
-        return nn.Sequential(nn.Linear(shape[0], 8), nn.Tanh(), nn.Linear(8, actions))
-
-    with pytest.raises(ConversionError, match="Tanh"):
-        snn_rl.train(short(), run_dir=tmp_path / "run", q_network=build)
 
 
 def test_pixels_are_trained_and_converted(tmp_path: Path) -> None:

@@ -65,9 +65,9 @@ def score(agent: Agent, model: Model) -> float:
 
 
 def stacked(seen: NDArray[Any], stack: int) -> list[NDArray[Any]]:
-    """What a network sees that looks at `stack` frames at once; the first one fills its stack."""
-    ages = range(stack - 1, -1, -1)
-    return [np.concatenate([seen[max(0, i - age)] for age in ages]) for i in range(len(seen))]
+    """What a network sees of one episode that looks at `stack` frames at once: zeros before it."""
+    frames = np.concatenate([np.zeros((stack - 1, *seen.shape[1:]), seen.dtype), seen])
+    return [np.concatenate(frames[i : i + stack]) for i in range(len(seen))]
 
 
 def runs(model: Any, key: str) -> Model:

@@ -102,5 +102,9 @@ def check_fit(state: Any, like: Any, rows: int) -> None:
 
 def rows_of(state: Any) -> int | None:
     """Environments that a state is of; None where it holds nothing."""
-    found = leaves(state)
-    return len(found[0]) if found else None
+    if isinstance(state, tuple | dict):
+        for part in state.values() if isinstance(state, dict) else state:
+            if (rows := rows_of(part)) is not None:
+                return rows
+        return None
+    return None if state is None else len(state)

@@ -12,6 +12,7 @@ from torch.nn import functional
 from snn_rl.core import operations
 from snn_rl.core.graph import Node
 from snn_rl.core.network import Network
+from snn_rl.core.stacking import stack_frames
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,12 @@ def measure_traffic(
         touched |= {node.name: float(node.operation.weights()) for node in first}
         dense = sum(node.operation.macs(network.shapes[node.inputs[0]]) for node in first)
         return Traffic(touched, None, float(dense))
-    pictures, order = frames[:, 0], torch.arange(len(frames))
-    ages = range(network.stack - 1, -1, -1)
-    stacked = torch.cat([pictures[(order - age).clamp(min=0)] for age in ages], 1)
-    changes = stacked[1:] != stacked[:-1]
+    pictures = frames
+    if network.stack > 1:
+        history = network.initial_state(1).history
+        assert history is not None
+        pictures, _ = stack_frames(frames, history, None, network.offset)
+    changes = pictures[1:, 0] != pictures[:-1, 0]
     count, products = max(1, len(changes)), 0.0
     for node in first:
         weights, macs = touches(node, changes)

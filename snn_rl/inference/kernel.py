@@ -14,10 +14,10 @@ import numpy as np
 
 from snn_rl.inference import packing, plan
 from snn_rl.inference.compiling import compiled
-from snn_rl.inference.gathering import gather
-from snn_rl.inference.vectors import LANES, fire, lowest
+from snn_rl.inference.gathering import gather, gather_floats, locate
+from snn_rl.inference.vectors import LANES, differing, fire, lowest
 
-LAYOUT = 3
+LAYOUT = 4
 """Version of the plan's format that this file was written for."""
 
 PIXELS, DENSE, SCATTER, SCALE, ADD = plan.PIXELS, plan.DENSE, plan.SCATTER, plan.SCALE, plan.ADD
@@ -75,21 +75,23 @@ def _pixels(op, tables, weights, now, seen, sums):  # type: ignore[no-untyped-de
     """Bring the sums of the frame `seen` to those of `now`."""
     image = op[INPUTS] // op[CHANNELS]
     out = sums[op[TARGET] : op[TARGET] + op[OUTPUTS]]
-    words = op[INPUTS] // 8
-    new, old = now[: 8 * words].view(np.uint64), seen[: 8 * words].view(np.uint64)
-    channel, p = 0, 0
-    while p < op[INPUTS]:
-        if p < 8 * words and p % 8 == 0 and new[p // 8] == old[p // 8]:
-            p += 8
-            continue
-        if now[p] != seen[p]:
+    channel, blocks = 0, op[INPUTS] // LANES
+    for i in range(blocks + 1):
+        word = _NONE
+        if i < blocks:
+            word = differing(now, seen, LANES * i)
+        else:
+            for p in range(LANES * blocks, op[INPUTS]):
+                word |= np.uint64(now[p] != seen[p]) << np.uint64(p - LANES * blocks)
+        while word != _NONE:
+            p = LANES * i + lowest(word)
+            word &= word - _LOWEST
             while p >= (channel + 1) * image:
                 channel += 1
             base, group = _base(op, channel)
             step = np.float32(np.int32(now[p]) - np.int32(seen[p])) * _UNIT
             at = op[TABLE] + 4 * (p - channel * image)
             _add_runs(tables, weights, at, base, group, step, out)
-        p += 1
 
 
 @_inlined
@@ -239,12 +241,18 @@ def run(memory, scratch, memo, frames, before, after, counts, q, timesteps):  # 
                 elif op[SOURCE_IN] == IN_SPIKES:
                     begin = op[ACCUMULATOR]
                     total = accumulators[begin : begin + op[OUTPUTS]]
+                    here = bits[source // LANES :]
+                    if op[SEGMENTS] > 0:
+                        locate(op, here, lists)
+                    if kind == SCATTER and op[SEGMENTS] > 0:
+                        gather_floats(op, tables, whole, weights, lists, total, out)
+                        continue
                     if kind == SCATTER or step == 0:
                         total[:] = 0
                     if op[SEGMENTS] > 0:
-                        gather(op, tables, whole, bits[source // LANES :], lists, total)
+                        gather(op, tables, whole, lists, total)
                     else:
-                        _spikes(op, tables, whole, bits[source // LANES :], total)
+                        _spikes(op, tables, whole, here, total)
                     if kind == SCATTER:
                         _off_grid(op, weights, total, out)
                     elif step == timesteps - 1:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ from snn_rl.errors import SnnRlError
 
 # Of red, green and blue, in 1/10000, as ALE computed its palettes' grey levels.
 _ALE_WEIGHTS = np.array([2989, 5870, 1140], np.float32)
+_PIXEL = np.dtype(np.uint8)
 
 LARGEST, LARGEST_SIDE = 2**24, 4096
 """Numbers of an observation, and pixels at the edge of a frame, at most."""
@@ -46,7 +48,7 @@ class ObservationPipeline:
     grey: Literal["cv2", "ale"] = "cv2"
     scale: tuple[float, ...] = ()
 
-    @property
+    @cached_property
     def frame_shape(self) -> tuple[int, ...]:
         """Shape of one frame: (features,), (channels, height, width) or (1, side, side)."""
         return (1, self.side, self.side) if self.kind == "image" else self.raw_shape
@@ -72,7 +74,7 @@ class ObservationPipeline:
             return frames * np.asarray(self.scale, np.float32) if self.scale else frames
         if not self._has_type(array):
             raise self._mismatch(array)
-        if self.kind == "image" and array.shape[1:] in self._drawn:
+        if array.shape[1:] in self._drawn:
             array = array.reshape(len(array), *self.frame_shape)
         if array.shape[1:] == self.frame_shape:
             if array.flags.carray:  # contiguous, aligned and writeable, as torch wants it
@@ -85,8 +87,7 @@ class ObservationPipeline:
     def is_single(self, observation: NDArray[Any]) -> bool:
         """Whether this is one observation, not a batch. Raises ValueError if it is neither."""
         array = np.asarray(observation)
-        drawn = self._drawn if self.kind == "image" else ()
-        for known in (self.raw_shape, self.frame_shape, *drawn) if self._has_type(array) else ():
+        for known in self._forms if self._has_type(array) else ():
             if array.shape == known:
                 return True
             if array.shape[1:] == known and len(array) > 0:
@@ -103,10 +104,16 @@ class ObservationPipeline:
             "scale": list(self.scale),
         }
 
-    @property
+    @cached_property
     def _drawn(self) -> tuple[tuple[int, ...], ...]:
-        """Other forms of a frame: as Gymnasium's AtariPreprocessing gives it."""
-        return ((self.side, self.side), (self.side, self.side, 1))
+        """Other forms of an image's frame: as Gymnasium's AtariPreprocessing gives it."""
+        side = self.side
+        return ((side, side), (side, side, 1)) if self.kind == "image" else ()
+
+    @cached_property
+    def _forms(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes that one observation may have."""
+        return (self.raw_shape, self.frame_shape, *self._drawn)
 
     def _grey(self, image: NDArray[np.uint8]) -> NDArray[Any]:
         grey: NDArray[Any] = image
@@ -127,7 +134,7 @@ class ObservationPipeline:
         return ((weighted.astype(np.int32) + 5000) // 10000).astype(np.uint8)
 
     def _has_type(self, array: NDArray[Any]) -> bool:
-        return array.dtype == np.uint8 if self.pixels else array.dtype.kind in "fiu"
+        return array.dtype == _PIXEL if self.pixels else array.dtype.kind in "fiu"
 
     def _mismatch(self, array: NDArray[Any]) -> ValueError:
         dtype = "float" if self.kind == "vector" else "uint8"

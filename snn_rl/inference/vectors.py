@@ -43,6 +43,14 @@ def _store(builder: Any, value: Any, pointer: Any, align: int) -> None:
     builder.store(value, builder.bitcast(pointer, value.type.as_pointer()), align=align)
 
 
+def _spread(builder: Any, value: Any, vector: Any) -> Any:
+    """A vector that holds one value in all lanes."""
+    lanes = ir.Constant(vector, ir.Undefined)
+    for i in range(vector.count):
+        lanes = builder.insert_element(lanes, value, ir.Constant(ir.IntType(32), i))
+    return lanes
+
+
 @intrinsic
 def count_ones(typing: Any, word: Any) -> Any:
     """Number of bits that are set in a uint64, as int64."""
@@ -58,9 +66,38 @@ def lowest(typing: Any, word: Any) -> Any:
     """Index of the lowest bit that is set in a uint64 other than 0, as int64."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 0))
 
     return types.int64(types.uint64), generate
+
+
+@intrinsic
+def differing(typing: Any, a: Any, b: Any, at: Any) -> Any:
+    """Which of LANES bytes from index `at` on differ between two arrays, as bits of a uint64."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        a, b, at = arguments
+        left, right = (
+            _load(builder, _at(context, builder, kind, array, at), _BYTES, 1)
+            for kind, array in zip(signature.args, (a, b), strict=False)
+        )
+        return builder.bitcast(builder.icmp_unsigned("!=", left, right), _WORD)
+
+    return types.uint64(a, b, types.int64), generate
+
+
+def _sum(context: Any, builder: Any, kinds: Any, arguments: Any, start: Any) -> Any:
+    """`start` and what whole[first + pitch * r :] holds for each r of rows[:count]."""
+    whole, first, pitch, rows, count = arguments
+    total = cgutils.alloca_once(builder, _WHOLE)  # type: ignore[no-untyped-call]
+    builder.store(start, total)
+    base = _at(context, builder, kinds[0], whole, first)
+    with cgutils.for_range(builder, count) as loop:
+        row = builder.load(_at(context, builder, kinds[3], rows, loop.index), align=4)
+        begin = builder.mul(builder.zext(row, _WORD), pitch)
+        values = _load(builder, builder.gep(base, [begin]), _SHORT, 2)
+        builder.store(builder.add(builder.load(total), builder.sext(values, _WHOLE)), total)
+    return builder.load(total)
 
 
 @intrinsic
@@ -71,23 +108,44 @@ def add_rows(
     rows[:count]."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        whole, first, pitch, rows, count, out, at = arguments
-        kinds = signature.args
-        target = _at(context, builder, kinds[5], out, at)
-        total = cgutils.alloca_once(builder, _WHOLE)  # type: ignore[no-untyped-call]
-        builder.store(_load(builder, target, _WHOLE, 4), total)
-        base = _at(context, builder, kinds[0], whole, first)
-        with cgutils.for_range(builder, count) as loop:
-            row = builder.load(_at(context, builder, kinds[3], rows, loop.index), align=4)
-            begin = builder.mul(builder.zext(row, _WORD), pitch)
-            values = _load(builder, builder.gep(base, [begin]), _SHORT, 2)
-            sums = builder.add(builder.load(total), builder.sext(values, _WHOLE))
-            builder.store(sums, total)
-        _store(builder, builder.load(total), target, 4)
+        *summed, out, at = arguments
+        target = _at(context, builder, signature.args[5], out, at)
+        start = _load(builder, target, _WHOLE, 4)
+        _store(builder, _sum(context, builder, signature.args, summed, start), target, 4)
         return context.get_dummy_value()
 
     i8 = types.int64
     return types.void(whole, i8, i8, rows, i8, out, i8), generate
+
+
+@intrinsic
+def sum_rows(
+    typing: Any,
+    whole: Any,
+    first: Any,
+    pitch: Any,
+    rows: Any,
+    count: Any,
+    unit: Any,
+    bias: Any,
+    bias_at: Any,
+    out: Any,
+    at: Any,
+) -> Any:
+    """Set out[at : at + LANES] to the sum of whole[first + pitch * r :], for each r of
+    rows[:count], times `unit`, and bias[bias_at :]."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        *summed, unit, bias, bias_at, out, at = arguments
+        kinds = signature.args
+        total = _sum(context, builder, kinds, summed, ir.Constant(_WHOLE, None))
+        added = _load(builder, _at(context, builder, kinds[6], bias, bias_at), _FLOATS, 4)
+        scaled = builder.fmul(builder.sitofp(total, _FLOATS), _spread(builder, unit, _FLOATS))
+        _store(builder, builder.fadd(scaled, added), _at(context, builder, kinds[8], out, at), 4)
+        return context.get_dummy_value()
+
+    i8 = types.int64
+    return types.void(whole, i8, i8, rows, i8, types.float32, bias, i8, out, i8), generate
 
 
 @intrinsic
@@ -132,11 +190,8 @@ def shift(typing: Any, source: Any, begin: Any, added: Any, target: Any, at: Any
         source, begin, added, target, at = arguments
         kinds = signature.args
         values = _load(builder, _at(context, builder, kinds[0], source, begin), _INDICES, 4)
-        lanes = ir.Constant(_INDICES, ir.Undefined)
-        for i in range(COPIED):
-            lanes = builder.insert_element(lanes, added, ir.Constant(ir.IntType(32), i))
         to = _at(context, builder, kinds[3], target, at)
-        _store(builder, builder.add(values, lanes), to, 4)
+        _store(builder, builder.add(values, _spread(builder, added, _INDICES)), to, 4)
         return context.get_dummy_value()
 
     i8 = types.int64
