@@ -68,7 +68,8 @@ def _event_driven(folder: Path, engine: Wanted) -> Agent:
         plan, timesteps = lower(card, weights), int(card["timesteps"])
     except CheckpointError as error:
         raise CheckpointError(f"{folder} is damaged: {error}") from error
-    _check_fit(folder, card, pipeline, privileged, plan.input_shape, plan.outputs)
+    read = (plan.pixels, plan.input_shape)
+    _check_fit(folder, card, pipeline, privileged, read, plan.outputs)
     event = EventPolicy(EventEngine(plan, timesteps, carry), privileged)
 
     @cache
@@ -128,7 +129,8 @@ def _in_torch(folder: Path) -> Agent:
     network, card = checkpoint.load(folder)
     pipeline, carry, privileged = _described(folder, card)
     (outputs,) = network.shapes[network.nodes[-1].name] or (0,)
-    _check_fit(folder, card, pipeline, privileged, network.input_shape, outputs)
+    read = (network.pixels, network.input_shape)
+    _check_fit(folder, card, pipeline, privileged, read, outputs)
     policy = TorchPolicy(network, int(card["timesteps"]), carry, privileged)
     return Agent(policy, pipeline, card)
 
@@ -152,10 +154,10 @@ def _check_fit(
     card: Mapping[str, Any],
     pipeline: ObservationPipeline,
     privileged: bool,
-    input_shape: tuple[int, ...],
+    read: tuple[bool, tuple[int, ...]],
     outputs: int,
 ) -> None:
-    """Raise CheckpointError unless a network fits its card."""
+    """Raise CheckpointError unless a network fits its card; it reads pixels or not, of a shape."""
     try:
         environment = card["environment"]
         actions, named = environment["num_actions"], isinstance(environment["env_id"], str)
@@ -166,7 +168,8 @@ def _check_fit(
         raise CheckpointError(f"{folder} is damaged: its card lacks {error}") from error
     if not named or actions < 1 or outputs != actions:
         raise CheckpointError(f"{folder} is damaged: its network does not fit its environment")
-    if not privileged and input_shape != pipeline.frame_shape:
+    shown = (pipeline.pixels, pipeline.frame_shape)
+    if read[0] if privileged else read != shown:
         raise CheckpointError(f"{folder} is damaged: its network does not fit its observations")
 
 

@@ -84,6 +84,7 @@ def setting(*path: Any, to: Any) -> Change:
         (("environment", "num_actions"), 2.0, "does not fit its environment"),
         (("environment", "maxpool"), "no", "does not fit its environment"),
         (("environment", "fire_reset"), 1, "does not fit its environment"),
+        (("graph", 0, "options", "pixels"), True, "does not fit its observations"),
         (("environment",), [], "its card lacks"),
         (("results",), [], "no mapping"),
         (("provenance",), "x", "no mapping"),

@@ -66,6 +66,15 @@ def load_classifier(source: str | Path) -> Classifier:
     dataset = card.get("dataset")
     if card.get("task") != "classification" or not isinstance(dataset, dict):
         raise CheckpointError(f"{folder} holds no image classifier")
+    classes = dataset.get("classes")
+    texts = [dataset.get("name"), card.get("model"), card.get("stage")]
+    if not isinstance(classes, list) or not all(isinstance(x, str) for x in [*texts, *classes]):
+        raise CheckpointError(
+            f"{folder} is damaged: its card does not name data, model and classes"
+        )
+    sees = network.pixels and network.stack == 1 and len(network.input_shape) == 3
+    if not sees or network.shapes[network.nodes[-1].name] != (len(classes),):
+        raise CheckpointError(f"{folder} is damaged: its network does not fit images and classes")
     return Classifier(network, int(card["timesteps"]), card)
 
 
