@@ -15,7 +15,7 @@ from snn_rl.core.operations import Granularity
 from snn_rl.core.surrogates import Shipped
 from snn_rl.errors import ConfigError, SnnRlError
 from snn_rl.inference.checks import MOST_TIMESTEPS
-from snn_rl.support.settings import Section, read_yaml, validate
+from snn_rl.support.settings import Section, WholeKey, read_yaml, validate
 
 
 class NeuronConfig(Section):
@@ -149,7 +149,7 @@ class DistillConfig(LearnerConfig):
     """A stage that a teacher labels while the student plays; the default for spiking stages."""
 
     steps: int = Field(default=400_000, gt=0)
-    steps_at: dict[int, Annotated[int, Field(gt=0)]] | None = None
+    steps_at: dict[WholeKey, Annotated[int, Field(gt=0)]] | None = None
     """steps of the stage at T, where they differ, e.g. {5: 800000}"""
     num_envs: int = Field(default=32, gt=0)
     rollout: int = Field(default=32, gt=0)

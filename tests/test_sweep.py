@@ -203,6 +203,15 @@ def test_a_grid_gives_all_combinations(tmp_path: Path) -> None:
     assert read_sweep(tmp_path) == sweep
 
 
+def test_steps_of_single_stages_are_read_back(tmp_path: Path) -> None:
+    settings = {**SETTINGS, "spiking": {**SETTINGS["spiking"], "steps_at": {2: 64}}}
+    sweep = make_sweep(tmp_path, settings, [0], {}, "test")
+    sweep.write()
+    (cell,) = read_sweep(tmp_path).joined(sweep.cells).cells  # as when the command is repeated
+    assert cell.config == sweep.cells[0].config
+    assert cell.config.spiking.steps_at == {2: 64}
+
+
 def test_seeds() -> None:
     assert parse_seeds("3") == [0, 1, 2]
     assert parse_seeds("10-12") == [10, 11, 12]

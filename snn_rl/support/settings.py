@@ -7,11 +7,11 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from snn_rl.errors import ConfigError, SnnRlError
 from snn_rl.support.files import read_text
@@ -28,6 +28,13 @@ class Section(BaseModel):
         use_attribute_docstrings=True,
     )
 
+
+def _as_whole(key: Any) -> Any:
+    return int(key) if isinstance(key, str) and key.isdecimal() else key
+
+
+WholeKey = Annotated[int, BeforeValidator(_as_whole)]
+"""A whole number as the key of a mapping, of which JSON makes a text."""
 
 Settings = TypeVar("Settings", bound=Section)
 

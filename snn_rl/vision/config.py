@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from snn_rl.conversion.temporal_pruning import even_split, schedule
 from snn_rl.core.operations import Granularity
 from snn_rl.core.surrogates import Shipped
-from snn_rl.support.settings import Section, read_yaml, validate
+from snn_rl.support.settings import Section, WholeKey, read_yaml, validate
 
 ANN, PRUNED = "ann", "pruned"
 KEY = "dataset"
@@ -58,7 +58,7 @@ class StageConfig(Section):
     """How one stage is trained. The defaults are the authors' for an ANN on CIFAR."""
 
     epochs: int = Field(default=300, ge=0)
-    epochs_at: dict[int, int] = Field(default={})
+    epochs_at: dict[WholeKey, int] = Field(default={})
     """epochs of single spiking stages by T, where they differ, e.g. {1: 20}"""
     batch: int = Field(default=64, gt=0)
     """images per update, over all processes together"""
