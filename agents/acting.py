@@ -23,6 +23,12 @@ Arrays = State[NDArray[Any]]
 """A network's state, whatever ran it."""
 
 
+class KnownState(State[NDArray[Any]]):
+    """A state that knows which weights it is of ("" where that is unknown)."""
+
+    of: str = ""
+
+
 @runtime_checkable
 class Actor(Protocol):
     """A network with the way it is run; the caller keeps the state, whose arrays have one row per

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snn_rl.agents.acting import Actor, EngineName
+from snn_rl.agents.acting import Actor, EngineName, KnownState
 from snn_rl.agents.looks import Looks
 from snn_rl.core.state import State, rows_of
 from snn_rl.errors import EngineError, SnnRlError
@@ -24,12 +24,6 @@ if TYPE_CHECKING:
 
 IMPORTED = "imported"
 """Where a card says that its agent was trained elsewhere."""
-
-
-class KnownState(State[NDArray[Any]]):
-    """A state that knows which weights it is of ("" where that is unknown)."""
-
-    of: str = ""
 
 
 class Agent:
@@ -173,6 +167,7 @@ class Agent:
         Raises:
             ValueError: an observation of another shape or type, or a batch size that changed
                 without a `reset`.
+            SnnRlError: the Q-values are not finite.
         """
         q = self.q_values(observation, episode_start)
         return int(q.argmax()) if q.ndim == 1 else q.argmax(1)
@@ -191,6 +186,7 @@ class Agent:
         Raises:
             ValueError: an observation of another shape or type, or a batch size that changed
                 without a `reset`.
+            SnnRlError: the Q-values are not finite.
         """
         q, self._state = self._step(observation, self._state, episode_start)
         return q

@@ -10,6 +10,9 @@ from snn_rl.agents.evaluation import Evaluation
 from snn_rl.runs import monitor
 from snn_rl.runs.monitor import FileMonitor, Records
 
+SECONDS_BETWEEN = 1.0
+"""Lines without a validation come no closer than this."""
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -30,9 +33,9 @@ Monitor = monitor.Monitor[Progress, Evaluation]
 """Watches the training of agents."""
 
 
-def file_monitor(folder: Path, seconds_between: float = 1.0) -> FileMonitor[Progress, Evaluation]:
+def file_monitor(folder: Path) -> FileMonitor[Progress, Evaluation]:
     """The records of an agent's run in `folder`."""
-    return FileMonitor(Records(folder, "steps"), _line, seconds_between)
+    return FileMonitor(Records(folder, "steps"), _line, SECONDS_BETWEEN)
 
 
 def _line(

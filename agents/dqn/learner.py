@@ -21,7 +21,7 @@ from snn_rl.agents.dqn.losses import distillation, mean_rate
 from snn_rl.agents.dqn.replay import Segment
 from snn_rl.agents.dqn.targets import Lesson, make_targets
 from snn_rl.core.network import Network
-from snn_rl.runs.resume import load_optimizer_state, optimizer_state
+from snn_rl.runs.optimizer import load_optimizer_state, optimizer_state
 
 AT_ONCE = 4
 """Updates whose targets come from one pass of the target network: a sixth less time per frame."""

@@ -36,13 +36,13 @@ from snn_rl.inference.reader import (
     read,
     read_card,
     set_aside,
-    whole,
 )
 
 __all__ = ["CARD", "FORMAT", "check_place", "load", "read_card", "remove", "save", "write_text"]
 
 PARTS = (CARD, WEIGHTS)
 """Files of a saved network."""
+
 
 def save(
     folder: Path,

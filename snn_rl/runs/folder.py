@@ -21,22 +21,18 @@ from typing import Any, Protocol, TypeVar
 
 import yaml
 
-from snn_rl.support.files import read_text
 from snn_rl.errors import CheckpointError, SnnRlError
 from snn_rl.runs.checkpoint import CARD, read_card, remove, write_text
 from snn_rl.runs.owner import foreign, make_folder
 from snn_rl.runs.resume import RESUME, STATE, discard
+from snn_rl.support.files import read_text
 
 CONFIG, HEADER = "config.yaml", "# "
 EVALUATION, INTERRUPTED = "evaluation.json", "interrupted"
 METRICS, TENSORBOARD = "metrics.jsonl", "tensorboard"
 REPORT, FIGURES = "report.md", "figures"
-_NAMES = re.compile(
-    "|".join(
-        [*map(re.escape, (INTERRUPTED, RESUME, EVALUATION, METRICS, TENSORBOARD, REPORT, FIGURES))]
-        + [r"teacher|ann|T\d+[\w-]*"]
-    )
-)
+_FILES = (INTERRUPTED, RESUME, EVALUATION, METRICS, TENSORBOARD, REPORT, FIGURES)
+_NAMES = re.compile("|".join([*map(re.escape, _FILES), r"teacher|ann|T\d+[\w-]*"]))
 """What a run gives to its files and folders, beside config.yaml."""
 RUNS = Path("runs")
 FREE = {"save_every", "device", "threads", "workers", "data"}

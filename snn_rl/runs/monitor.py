@@ -18,7 +18,6 @@ from snn_rl.runs.checkpoint import write_text
 from snn_rl.runs.folder import METRICS, TENSORBOARD
 from snn_rl.support.files import LARGEST_RECORDS, read_text
 
-
 ENDINGS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 """Signals that end a training; not all systems have all of them."""
 

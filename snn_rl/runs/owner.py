@@ -19,8 +19,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from snn_rl.runs.checkpoint import remove, write_text
 from snn_rl.errors import SnnRlError
+from snn_rl.runs.checkpoint import remove, write_text
 from snn_rl.support.files import read_text
 
 LOCK, OWNER = "owner.lock", "owner.json"

@@ -73,7 +73,8 @@ def read_scores(path: Path, kind: type[R], command: str) -> list[R]:
     if not path.is_file():
         return []
     try:
-        rows: list[R] = TypeAdapter(list[kind]).validate_python(json.loads(read_text(path, LARGEST_RECORDS)))  # type: ignore[valid-type]
+        found = json.loads(read_text(path, LARGEST_RECORDS))
+        rows: list[R] = TypeAdapter(list[kind]).validate_python(found)  # type: ignore[valid-type]
         return rows
     except ValidationError as error:
         reason = _explain(error)

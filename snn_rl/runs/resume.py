@@ -26,7 +26,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.optim import Optimizer
 
 from snn_rl.errors import CheckpointError
 from snn_rl.runs.provenance import bits_depend_on
@@ -262,29 +261,6 @@ def _tell_of_changes(path: Path, saved_on: Mapping[str, Any]) -> None:
             saved_on.get("processor"),
             ", ".join(changed).replace("_", " "),
         )
-
-
-def optimizer_state(optimizer: Optimizer) -> dict[str, dict[str, Any]]:
-    """What an optimiser keeps for each parameter, by the parameter's number."""
-    return {str(number): dict(kept) for number, kept in optimizer.state_dict()["state"].items()}
-
-
-def load_optimizer_state(optimizer: Optimizer, state: Mapping[str, Mapping[str, Any]]) -> None:
-    """Return to what `optimizer_state` gave. Tensors take their parameter's memory layout, which
-    fused steps need."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-
-    def laid_out(value: Any, like: Tensor) -> Any:
-        if not isinstance(value, Tensor) or not value.dim():
-            return value
-        return torch.empty_like(like, dtype=value.dtype).copy_(value)
-
-    kept = {
-        int(number): {name: laid_out(value, parameters[int(number)]) for name, value in of.items()}
-        for number, of in state.items()
-    }
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": kept, "param_groups": groups})
 
 
 def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

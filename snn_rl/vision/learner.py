@@ -11,7 +11,7 @@ from torch import Tensor
 
 from snn_rl.conversion.weight_pruning import apply_masks
 from snn_rl.core.network import Network
-from snn_rl.runs.resume import load_optimizer_state, optimizer_state
+from snn_rl.runs.optimizer import load_optimizer_state, optimizer_state
 from snn_rl.vision.averaging import WeightAverage
 from snn_rl.vision.evaluation import classify
 from snn_rl.vision.learning import (

@@ -12,6 +12,9 @@ from snn_rl.runs import monitor
 from snn_rl.runs.monitor import FileMonitor, Records
 from snn_rl.vision.evaluation import Evaluation
 
+SECONDS_BETWEEN, SECONDS_BETWEEN_SAID = 5.0, 10.0
+"""Lines of the records, and lines for the person, come no closer without a validation."""
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -36,9 +39,9 @@ Monitor = monitor.Monitor[Progress, Evaluation]
 """Watches the training of classifiers."""
 
 
-def file_monitor(folder: Path, seconds_between: float = 5.0) -> FileMonitor[Progress, Evaluation]:
+def file_monitor(folder: Path) -> FileMonitor[Progress, Evaluation]:
     """The records of a classifier's run in `folder`."""
-    return FileMonitor(Records(folder, "images"), _line, seconds_between)
+    return FileMonitor(Records(folder, "images"), _line, SECONDS_BETWEEN)
 
 
 def _line(
@@ -62,13 +65,13 @@ def _line(
 class LineMonitor:
     """One line every few seconds and after every epoch, through `say`."""
 
-    def __init__(self, say: Callable[[str], None], seconds_between: float = 10.0) -> None:
-        self.say, self.pause = say, seconds_between
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say = say
         self.printed = time.monotonic()
 
     def progress(self, progress: Progress) -> None:
         """Say where the stage stands, now and then."""
-        if time.monotonic() - self.printed >= self.pause:
+        if time.monotonic() - self.printed >= SECONDS_BETWEEN_SAID:
             self.printed = time.monotonic()
             self.say(describe(progress))
 
