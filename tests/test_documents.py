@@ -111,6 +111,13 @@ def test_tables_have_one_head_and_as_many_cells_in_each_row(page: Path) -> None:
         assert not any(re.fullmatch(r" *\|[ |:-]*-[ |:-]*", row) for row in rows[2:]), rows[0]
 
 
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_no_sentence_turns_into_a_list(page: Path) -> None:
+    """Markdown takes a wrapped line that begins with "1. " for a list."""
+    text = page.read_text(encoding="utf-8")
+    assert not re.search(r"^.*\S.*\n *1\. .*", text, re.M)
+
+
 @pytest.mark.parametrize("script", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.stem)
 def test_benchmarks_find_what_they_import(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if script.stem == "spikingjelly_vgg16":
