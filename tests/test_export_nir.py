@@ -139,8 +139,14 @@ def test_leaks_without_a_time_constant_are_counted(tmp_path: Path) -> None:
     assert "reset by subtraction" in remarks[0] and remarks[1].startswith("2 leaks of exactly 1")
     graph = nir.read(tmp_path / "a.nir")
     node = graph.nodes["lif1"]
-    recomputed = 1 - DT / node.tau_mem[:4].astype(np.float64)
-    np.testing.assert_array_equal(recomputed, [0, 1 - CLIP, 1 - CLIP, 0.5])
+    lost = DT / node.tau_mem[:4].astype(np.float64)
+    np.testing.assert_array_equal(lost, [1, CLIP, CLIP, 0.5])
+    tau, r = (array[1:3].astype(np.float32) for array in (node.tau_mem, node.r))
+    v, current = np.random.default_rng(0).normal(size=(2, 1000, 2)).astype(np.float32)
+    v[:500] *= 1000
+    current[::3] = 0
+    read = v + np.float32(DT) * (1 / tau) * (r * current - v)  # as Norse computes it
+    np.testing.assert_array_equal(read, v + current)
     assert np.isfinite(node.r).all() and (node.tau_syn == DT).all()
     assert "subtraction" in str(graph.metadata["reset"])
     assert len(export_nir(exportable(agent_of(networks.cnn())), tmp_path / "b.nir")) == 1

@@ -30,8 +30,9 @@ from snn_rl.exchange.extras import extra
 
 DT = 2.0**-10
 """Seconds per timestep, a power of two so that readers divide by it exactly; any other would do."""
-CLIP = 2.0**-24
-"""Leaks of exactly 1, whose time constant is infinite, move by this much: float32's last bit."""
+CLIP = 2.0**-60
+"""Leaks of exactly 1, whose time constant is infinite, move by this much: so little that a reader
+in float32 neither leaks nor rounds."""
 INPUT, OUTPUT = "input", "output"
 SUMMED = (operations.Add, operations.Dropout)
 """No nodes in NIR: several edges into one node are summed there."""
@@ -199,7 +200,7 @@ def _(_: Operation, nir: Any, layer: LIF, before: Shape) -> Any:
         np.broadcast_to(p.detach().double().numpy(), layer.shape)
         for p in (layer.leak, layer.threshold)
     )
-    tau = DT / (1 - np.minimum(leak, 1 - CLIP))
+    tau = DT / np.maximum(1 - leak, CLIP)
     full = {"tau_syn": np.full(layer.shape, DT), "tau_mem": tau, "r": tau / DT}
     zeros = {"v_leak": np.zeros(layer.shape), "v_reset": np.zeros(layer.shape)}
     arrays = full | zeros | {"v_threshold": threshold, "w_in": np.ones(layer.shape)}
