@@ -39,6 +39,11 @@ class Contender:
 
 
 def spiking_contenders(name: str, agent: Agent, seen: NDArray[Any]) -> list[Contender]:
+    """A spiking agent in torch, and in the event-driven engine where that runs it.
+
+    Args:
+        seen: frames [frames, *input_shape] of its play.
+    """
     found = [Contender(f"{name}, torch, act(frame)", _act(agent, seen))]
     try:
         event = load_agent(name, "event")
@@ -148,6 +153,11 @@ def _frozen(network: Network, inputs: Sequence[NDArray[np.float32]]) -> Decide:
 
 
 def compiled_contender(name: str, agent: Agent, seen: NDArray[Any]) -> Contender:
+    """An ANN behind torch.compile; arguments as of `spiking_contenders`.
+
+    Raises:
+        SnnRlError: it cannot be compiled here.
+    """
     network = agent.policy.network
     inputs = [onnx_ann.as_input(network, x) for x in stacked(seen, network.stack)]
     decide = _run(torch.compile(_module(network)), [torch.from_numpy(x) for x in inputs])

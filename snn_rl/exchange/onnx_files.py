@@ -100,7 +100,8 @@ def onnx_step(path: Path, network: OneFrame) -> Step:
 
 
 def program_step(path: Path, network: OneFrame) -> Step:
-    """The saved torch.export program `path` that `network` was written to."""
+    """The saved torch.export program `path` that `network` was written to; it needs no more, and
+    takes the network as the steps of all formats do."""
     module = torch.export.load(path).module()
     return torch_step(module)
 
