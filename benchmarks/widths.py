@@ -38,6 +38,7 @@ from comparing import (
     settings_by_seed,
     steps_of,
 )
+from matplotlib.ticker import StrMethodFormatter
 
 from snn_rl.agents.agent import Agent
 from snn_rl.agents.bench.act import act_times
@@ -159,7 +160,7 @@ def draw(rows: Sequence[Row], times: Sequence[Row], path: Path) -> None:
         own = [
             t for t in times if t["runtime"] == runtime and t["variant"].startswith(f"{network},")
         ]
-        own.sort(key=lambda t: float(t["median_us"]))
+        own.sort(key=lambda t: float(t["variant"].rpartition(" ")[2]))
         x = [t["median_us"] for t in own]
         y = [scores[t["variant"]] if t["score"] is None else t["score"] for t in own]
         axes.plot(x, y, marker="o", color=colour, label=f"{network}, {runtime}")
@@ -170,6 +171,9 @@ def draw(rows: Sequence[Row], times: Sequence[Row], path: Path) -> None:
                 fontsize=9, color=MUTED,
             )  # fmt: skip
     axes.set_xscale("log")
+    for ticks in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        ticks(StrMethodFormatter("{x:.0f}"))
+    axes.margins(y=0.12)
     axes.set_xlabel("median µs of a decision, one thread (numbers: width)")
     axes.set_ylabel("score, all starts")
     axes.legend(frameon=False)

@@ -175,6 +175,7 @@ def test_mistakes_are_one_sentence_and_leave_nothing(call: Call, tmp_path: Path)
         (["evaluate", "nowhere"], "holds no finished stage"),
         (["report", "nowhere"], "holds no run"),
         (["experiment", "table9"], "there is no experiment 'table9'"),
+        (["experiment", "table4", "--data", "nowhere"], "nowhere holds no CIFAR-10"),
     ):
         code, out, err = call(*arguments)
         assert (code, out) == (2, ""), arguments
