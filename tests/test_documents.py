@@ -7,6 +7,7 @@ import re
 import runpy
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -16,23 +17,35 @@ from snn_rl.cli import app
 from snn_rl.envs.vector import make_vector
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BENCHMARKS = ROOT / "benchmarks" / "README.md"
+PAGES = [ROOT / "README.md", BENCHMARKS, *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def page_name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
 
 
 def blocks(page: Path, language: str) -> list[str]:
     text = page.read_text(encoding="utf-8")
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^ *```{language}\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL)
+
+
+def lines(page: Path) -> list[list[str]]:
+    """Words of every line of shell that a page shows, continued lines joined."""
+    shown = [block for kind in ("sh", "bash") for block in blocks(page, kind)]
+    joined = "".join(shown).replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True) for line in joined]
 
 
 def commands(page: Path) -> list[list[str]]:
-    """Words after `snn-rl` of every such line, continued lines joined."""
-    found = []
-    for block in blocks(page, "sh"):
-        for line in block.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
-            if "snn-rl" in words[:2]:
-                found.append(words[words.index("snn-rl") + 1 :])
-    return found
+    """Words after `snn-rl` of every such line."""
+    return [w[w.index("snn-rl") + 1 :] for w in lines(page) if "snn-rl" in w[:2]]
+
+
+def spans(page: Path) -> list[str]:
+    """What a page sets as code within its sentences."""
+    text = re.sub(r"^ *```.*?^ *```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
 
 
 def test_the_readme_s_python_runs() -> None:
@@ -45,7 +58,7 @@ def test_the_readme_s_python_runs() -> None:
     assert isinstance(shown["agent"], snn_rl.Agent)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_commands_have_the_options_shown(page: Path) -> None:
     for words in commands(page):
         group, arguments = typer.main.get_command(app), [w for w in words if not set(w) & set("<>")]
@@ -55,6 +68,54 @@ def test_commands_have_the_options_shown(page: Path) -> None:
             name, command, rest = context.command.resolve_command(context, rest)  # type: ignore[attr-defined]
             context = command.make_context(name, rest, parent=context)
         assert not context.args, words
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_commands_within_sentences_exist(page: Path) -> None:
+    for span in spans(page):
+        if not span.startswith("snn-rl "):
+            continue
+        command: Any = typer.main.get_command(app)
+        words = span.split()[1:]
+        while hasattr(command, "commands") and words and words[0] in command.commands:
+            command = command.commands[words.pop(0)]
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert command.name != "snn-rl" or words[0].startswith("-"), span
+        assert {word for word in words if word.startswith("--")} <= known | {"--help"}, span
+
+
+def test_benchmarks_take_the_options_shown() -> None:
+    shared = (ROOT / "benchmarks" / "comparing.py").read_text(encoding="utf-8")
+    seen = 0
+    for page in PAGES:
+        shown = [*lines(page), *(span.split() for span in spans(page))]
+        for words in shown:
+            if words[:1] != ["python"] or not words[1:2] or not words[1].startswith("benchmarks/"):
+                continue
+            script = (ROOT / words[1]).read_text(encoding="utf-8")
+            known = script + shared if "comparing import" in script else script
+            for option in [word for word in words if word.startswith("--")]:
+                assert f'"{option}"' in known, " ".join(words)
+                seen += 1
+    assert seen > 20
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_tables_have_one_head_and_as_many_cells_in_each_row(page: Path) -> None:
+    text = re.sub(r"^ *```.*?^ *```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    text = re.sub(r"`[^`\n]*`|\$[^$\n]*\$|\\\|", "", text)
+    for table in re.findall(r"(?:^ *\|.*\n)+", text, re.M):
+        rows = table.splitlines()
+        assert [bool(re.fullmatch(r"[ |:-]+", row)) for row in rows[:2]] == [False, True], rows[0]
+        assert len({row.count("|") for row in rows}) == 1, rows[0]
+        assert not any(re.fullmatch(r" *\|[ |:-]*-[ |:-]*", row) for row in rows[2:]), rows[0]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_no_sentence_turns_into_a_list(page: Path) -> None:
+    """Markdown takes a wrapped line that begins with "1. " for a list."""
+    text = page.read_text(encoding="utf-8")
+    assert not re.search(r"^.*\S.*\n *1\. .*", text, re.M)
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.stem)
@@ -78,8 +139,7 @@ def test_the_pages_import_what_there_is() -> None:
 
 
 def test_the_pages_name_benchmarks_that_there_are() -> None:
-    pages = [*PAGES, ROOT / "benchmarks" / "README.md"]
-    named = {name for page in pages for name in re.findall(r"benchmarks/\w+\.py", page.read_text())}
+    named = {name for page in PAGES for name in re.findall(r"benchmarks/\w+\.py", page.read_text())}
     assert len(named) > 5
     assert not {name for name in named if not (ROOT / name).is_file()}
 
@@ -88,7 +148,7 @@ def test_the_pages_show_commands() -> None:
     assert sum(len(commands(page)) for page in PAGES) > 20
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         built = target.startswith(("reference/", "../reference/")) or target.endswith(".html")

@@ -7,13 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from sweeps import written
 from test_report import point, score
 
 from snn_rl.agents.report.records import read_run
 from snn_rl.agents.report.sweep import read_curves, read_groups, write_sweep_report
+from snn_rl.agents.report.sweep_figures import Curve, draw_curves, draw_scores
 from snn_rl.agents.sweep.manifest import Cell, Sweep
+from snn_rl.agents.sweep.statistics import Estimate
 
 Call = Callable[..., tuple[int, str, str]]
 PNG = b"\x89PNG\r\n"
@@ -91,6 +94,18 @@ def test_curves_of_runs_that_end_early_keep_their_last_value(tmp_path: Path) -> 
     assert (curve.steps[0], curve.steps[-1], curve.runs) == (100, 400, 2)
     assert curve.middle[-1] == pytest.approx((30 + 11) / 2)
     assert (curve.low <= curve.middle).all() and (curve.middle <= curve.high).all()
+
+
+def test_the_figures_show_the_lowest_score_and_the_interval_of_one_point() -> None:
+    scores = np.array([9.0, 130.0])
+    figure = draw_scores([("ANN", "ann", scores, Estimate(69.5, 9.0, 130.0))])
+    left, right = figure.axes[0].get_xlim()
+    assert left < 9 and right > 130  # no dot lies on the frame
+    one = [np.array([value]) for value in (8192.0, 66.0, 9.0, 123.0)]
+    panel = draw_curves([Curve("", "ann", 1, *one)]).axes[0]
+    drawn = [path for c in panel.collections for path in c.get_paths() if len(path.vertices) == 2]
+    assert [path.vertices[:, 1].tolist() for path in drawn] == [[9.0, 123.0]]
+    assert panel.get_title() == "ANN (1 run)"
 
 
 def test_groups_leave_out_what_was_not_reached(tmp_path: Path) -> None:

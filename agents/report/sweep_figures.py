@@ -56,6 +56,7 @@ def draw_scores(
         axes.scatter(scores, place + jitter, s=16, color=INK, alpha=0.6, linewidths=0, zorder=4)
     axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.use_sticky_edges = False  # bars would put the lowest scores on the frame
     axes.margins(x=0.04)
     axes.set_xlabel("score: mean reward per game", fontsize=TEXT)
     return figure
@@ -74,11 +75,15 @@ def draw_curves(curves: Sequence[Curve]) -> Figure:
         for curve in (curve for curve in curves if curve.stage == stage):
             colour = COLOURS[variants.index(curve.variant) % len(COLOURS)]
             axes.fill_between(curve.steps, curve.low, curve.high, color=colour, alpha=0.2, lw=0)
-            marker = "o" if len(curve.steps) == 1 else None
+            marker = None
+            if len(curve.steps) == 1:  # a band without width would not be seen
+                marker = "o"
+                axes.vlines(curve.steps, curve.low, curve.high, color=colour, alpha=0.4, lw=4)
             axes.plot(curve.steps, curve.middle, color=colour, linewidth=1.8, marker=marker)
         runs = sorted({curve.runs for curve in curves if curve.stage == stage})
         counted = f"{runs[0]}" if len(runs) == 1 else f"{runs[0]}–{runs[-1]}"
-        axes.set_title(f"{stage_label(stage)} ({counted} runs)", fontsize=TEXT)
+        noun = "run" if counted == "1" else "runs"
+        axes.set_title(f"{stage_label(stage)} ({counted} {noun})", fontsize=TEXT)
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(FuncFormatter(thousands))
         axes.set_xlabel("environment steps of the stage", fontsize=SMALL)

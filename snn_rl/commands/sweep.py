@@ -64,7 +64,8 @@ def sweep(
     else:
         modules = import_typed(import_, env)
         work = _new(env, seeds, grid or [], preset, config, set_ or [], out)
-    say(f"sweep of {len(work.cells)} runs in {work.folder}")
+    count = len(work.cells)
+    say(f"sweep of {count} run{'s' * (count > 1)} in {work.folder}")
     result = _run(work, workers, ray, modules)
     _tell(result, as_json, modules)
 
