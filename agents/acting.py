@@ -160,9 +160,17 @@ def view(actor: Actor, frames: NDArray[Any], info: dict[str, Any], env_id: str) 
     """What an actor looks at: the frames, or the privileged state in `info`.
 
     Raises:
-        SnnRlError: the environment reports no full state.
+        SnnRlError: the environment reports no full state, or another than the actor reads.
     """
-    return full_state(info, env_id) if actor.privileged else frames
+    if not actor.privileged:
+        return frames
+    state = full_state(info, env_id)
+    if state.shape[1:] != actor.input_shape:
+        raise SnnRlError(
+            f"{env_id} reports a full state of shape {state.shape[1:]}, but the agent reads "
+            f"{actor.input_shape}: it is of another environment, or its card is damaged"
+        )
+    return state
 
 
 def full_state(info: dict[str, Any], env_id: str) -> NDArray[np.float32]:

@@ -16,6 +16,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import snn_rl
+from snn_rl.agents.evaluation import evaluate_agent
 from snn_rl.errors import CheckpointError, SnnRlError
 from snn_rl.inference import reader
 from snn_rl.inference.checks import LARGEST_CARD
@@ -96,6 +97,18 @@ def test_cards_are_read_by_type_and_range(
 ) -> None:
     edit(agent, setting(*path, to=value))
     assert message in (refused(agent) if path[0] != "surrogate" else refused_in_torch(agent))
+
+
+@pytest.mark.parametrize("engine", ["event", "torch"])
+def test_a_full_state_that_the_network_does_not_read(tmp_path: Path, engine: Any) -> None:
+    folder, env_id = tmp_path / "agent", "PositionOnlyCartPole-v1"
+    snn_rl.load_agent(f"zoo:{env_id}/T1").save(folder)
+    edit(folder, setting("privileged", to=True))
+    found = snn_rl.load_agent(folder, engine)
+    with pytest.raises(
+        SnnRlError, match=r"a full state of shape \(4,\), but the agent reads \(2,\)"
+    ):
+        evaluate_agent(found, env_id, trials=1)
 
 
 def refused_in_torch(folder: Path) -> str:
